@@ -1,0 +1,1 @@
+"""What all services share: configuration, errors, domain types, gRPC plumbing, telemetry."""

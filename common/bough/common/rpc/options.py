@@ -1,0 +1,40 @@
+"""Channel options of both sides; the traps they avoid are noted beside them."""
+
+from __future__ import annotations
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Bound of one message both ways; a prompt of a million tokens takes 5 MB."""
+
+_COMMON: list[tuple[str, int | str]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Streams may be silent for minutes while a long prompt waits: pings must be allowed without data, and must
+    # never count as abuse, or the connection ends with GOAWAY too_many_pings.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+SERVER_OPTIONS: list[tuple[str, int | str]] = [
+    *_COMMON,
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # Two processes on one port would silently share its connections.
+    ("grpc.so_reuseport", 0),
+]
+
+CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    *_COMMON,
+    # pick_first would send every call to one copy of a scaled service.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A scaled service gains copies; look them up again often enough to notice.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    # Each channel its own connection, so that a busy stream and a bulk transfer do not share flow control.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Unix sockets and service names never go through an HTTP proxy of the environment.
+    ("grpc.enable_http_proxy", 0),
+]

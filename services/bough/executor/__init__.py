@@ -1,0 +1,1 @@
+"""Weights, KV pages, radix tree and the step loop."""

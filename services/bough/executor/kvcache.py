@@ -1,0 +1,92 @@
+"""The tensors that hold keys and values of all pages, and how a page is laid out.
+
+A page holds 16 tokens. Inside a page and head the keys lie transposed and the values row by row, each in groups of
+`4 / itemsize` neighbours: a 32-bit lane holds one float32 or a pair of bfloat16. So one 64-byte vector holds one key
+dimension (or pair) of all 16 tokens, scores need no sum across lanes, and a page is exactly the operand tile of the
+AMX matrix unit, with nothing to rearrange when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAGE_SIZE = 16
+"""Tokens in a page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVCacheLayout:
+    """Shape of the cache of one model."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    page_size: int = PAGE_SIZE
+
+    @property
+    def group(self) -> int:
+        """Neighbours that share a 32-bit lane: 1 for float32, 2 for bfloat16."""
+        return 4 // self.dtype.itemsize
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all layers, keys and values."""
+        elements = self.num_kv_heads * self.page_size * self.head_dim
+        return 2 * self.num_layers * elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCache:
+    """Keys and values of one layer (views into the cache); g is the layout's `group`."""
+
+    keys: Tensor
+    """[pages, kv_heads, head_dim / g, page_size, g]"""
+    values: Tensor
+    """[pages, kv_heads, page_size / g, head_dim, g]"""
+
+    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Put keys and values [T, kv_heads, head_dim] of T tokens at their slots ([T] int64)."""
+        _, heads, depth, page_size, group = self.keys.shape
+        pages, offsets = slots // page_size, slots % page_size
+        self.keys[pages, :, :, offsets] = keys.view(-1, heads, depth, group)
+        self.values[pages, :, offsets // group, :, offsets % group] = values
+
+    def gather(self, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [..., kv_heads, P * page_size, head_dim] of pages [..., P], in the order of the pages."""
+        lead = pages.shape[:-1]
+        keys, values = self.keys[pages], self.values[pages]
+        heads, head_dim = values.shape[-4], values.shape[-2]
+        # [..., P, heads, depth, page, g] -> [..., heads, P, page, depth, g]; values the same from their own order
+        keys = keys.movedim(-4, -5).movedim(-2, -3)
+        values = values.movedim(-4, -5).movedim(-1, -2)
+        shape = (*lead, heads, -1, head_dim)
+        return keys.reshape(shape), values.reshape(shape)
+
+
+class KVCache:
+    """Keys and values of `num_pages` pages in every layer. Memory is committed as pages are first written."""
+
+    def __init__(self, layout: KVCacheLayout, num_pages: int) -> None:
+        self.layout = layout
+        self.num_pages = num_pages
+        page, head_dim, group = layout.page_size, layout.head_dim, layout.group
+        lead = (layout.num_layers, num_pages, layout.num_kv_heads)
+        # zeros, not empty: positions past a context are multiplied by a probability of 0, which NaN would survive
+        self._keys = torch.zeros(*lead, head_dim // group, page, group, dtype=layout.dtype)
+        self._values = torch.zeros(*lead, page // group, head_dim, group, dtype=layout.dtype)
+        self.layers = tuple(
+            LayerCache(keys=keys, values=values) for keys, values in zip(self._keys, self._values, strict=True)
+        )
+
+    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole pages in every layer. Targets are distinct and none of them is a source."""
+        if not sources:
+            return
+        source, target = torch.tensor(sources), torch.tensor(targets)
+        self._keys[:, target] = self._keys[:, source]
+        self._values[:, target] = self._values[:, source]

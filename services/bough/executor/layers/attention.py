@@ -1,0 +1,34 @@
+"""Self-attention of a decoder layer: joint projection, heads, paged attention, output projection."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bough.executor.attention.base import AttentionSpec
+from bough.executor.batch import ForwardBatch
+from bough.executor.kvcache import LayerCache
+from bough.executor.layers.weights import BuildContext
+from bough.executor.models.config import ModelConfig
+
+
+class SelfAttention:
+    """Grouped-query attention; biases and norms on the heads as the model wants them."""
+
+    def __init__(
+        self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
+    ) -> None:
+        hidden, head_dim = config.hidden_size, config.head_dim
+        parts = [
+            (f"{name}.q_proj", config.num_heads * head_dim),
+            (f"{name}.k_proj", config.num_kv_heads * head_dim),
+            (f"{name}.v_proj", config.num_kv_heads * head_dim),
+        ]
+        self._qkv = build.joint_linear(parts, hidden, qkv_bias)
+        self._out = build.linear(f"{name}.o_proj", config.num_heads * head_dim, hidden, config.attention_bias)
+        self._backend = build.attention
+        self._spec = spec
+
+    def __call__(self, x: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache."""
+        queries = self._backend.store(self._qkv(x), self._spec, cache, batch)
+        return self._out(self._backend.attend(queries, self._spec, cache, batch))

@@ -1,0 +1,52 @@
+"""Where layers get their weights from while a model is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bough.executor.attention.base import AttentionBackend
+from bough.kernels.interface import Kernels, Linear
+
+
+class TensorSource(Protocol):
+    """Named tensors of a checkpoint."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name in the serving dtype; raises ModelError when it is missing or of another shape."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildContext:
+    """What every layer of a model is built with."""
+
+    weights: TensorSource
+    kernels: Kernels
+    attention: AttentionBackend
+    max_context: int
+    """Tokens a sequence may have: the length of the rotary table."""
+
+    def norm(self, name: str, size: int) -> Tensor:
+        """The weight of an RMS norm, [size]."""
+        return self.weights.take(f"{name}.weight", (size,))
+
+    def linear(self, name: str, in_features: int, out_features: int, bias: bool = False) -> Linear:
+        """One dense layer of the checkpoint."""
+        return self.joint_linear([(name, out_features)], in_features, bias)
+
+    def joint_linear(self, parts: list[tuple[str, int]], in_features: int, bias: bool = False) -> Linear:
+        """Several dense layers with the same input as one, their outputs side by side.
+
+        Args:
+            parts: name and number of output features of each, in order.
+            in_features: input features of all.
+            bias: whether each has a bias.
+        """
+        weights = [self.weights.take(f"{name}.weight", (size, in_features)) for name, size in parts]
+        biases = [self.weights.take(f"{name}.bias", (size,)) for name, size in parts] if bias else None
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return self.kernels.linear(weight, None if biases is None else torch.cat(biases))

@@ -1,0 +1,1 @@
+"""Model architectures: one short file each, over the shared layers."""

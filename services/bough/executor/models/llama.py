@@ -1,0 +1,89 @@
+"""Llama 2 and 3.x: the decoder that the other families vary."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bough.executor.attention.base import AttentionSpec
+from bough.executor.batch import ForwardBatch
+from bough.executor.kvcache import KVCache, LayerCache
+from bough.executor.layers.attention import SelfAttention
+from bough.executor.layers.mlp import GatedMLP
+from bough.executor.layers.rotary import rotary_table
+from bough.executor.layers.weights import BuildContext
+from bough.executor.models.config import ModelConfig
+
+
+class DecoderLayer:
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(
+        self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
+    ) -> None:
+        self._eps = config.rms_norm_eps
+        self._add_norm = build.kernels.add_rms_norm
+        self._input_norm = build.norm(f"{name}.input_layernorm", config.hidden_size)
+        self._attention = SelfAttention(build, f"{name}.self_attn", config, spec, qkv_bias)
+        self._post_norm = build.norm(f"{name}.post_attention_layernorm", config.hidden_size)
+        self._mlp = GatedMLP(build, f"{name}.mlp", config)
+
+    def __call__(self, x: Tensor, residual: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """Add `x` to the residual (in place) and return what this layer adds to it; both [T, hidden]."""
+        x = self._add_norm(x, residual, self._input_norm, self._eps)
+        x = self._attention(x, cache, batch)
+        x = self._add_norm(x, residual, self._post_norm, self._eps)
+        return self._mlp(x)
+
+
+class LlamaForCausalLM:
+    """Token embedding, decoder layers, final norm and the projection to logits."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        self.config = config
+        self._kernels = build.kernels
+        shape = (config.vocab_size, config.hidden_size)
+        self._embedding = build.weights.take("model.embed_tokens.weight", shape)
+        self._rotary = rotary_table(config.rope, config.head_dim, build.max_context)
+        self._layers = tuple(self._layer(build, index) for index in range(config.num_layers))
+        self._final_norm = build.norm("model.norm", config.hidden_size)
+        head = self._embedding if config.tie_word_embeddings else build.weights.take("lm_head.weight", shape)
+        self._head = build.kernels.linear(head)
+
+    def _layer(self, build: BuildContext, index: int) -> DecoderLayer:
+        name = f"model.layers.{index}"
+        spec = self._attention_spec(build, index, f"{name}.self_attn")
+        return DecoderLayer(build, name, self.config, spec, self._qkv_bias())
+
+    def _qkv_bias(self) -> bool:
+        """Whether the query, key and value projections have a bias."""
+        return self.config.attention_bias
+
+    def _head_norms(self, build: BuildContext, name: str) -> tuple[Tensor, Tensor] | None:
+        """Weights of the norms on query and key heads, for the families that have them."""
+        return None
+
+    def _attention_spec(self, build: BuildContext, index: int, name: str) -> AttentionSpec:
+        config = self.config
+        norms = self._head_norms(build, name)
+        return AttentionSpec(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            scale=config.head_dim**-0.5,
+            window=config.windows[index],
+            rotary=self._rotary,
+            query_norm=norms[0] if norms else None,
+            key_norm=norms[1] if norms else None,
+            norm_eps=config.rms_norm_eps,
+        )
+
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Run a step and return the logits [S, vocab] float32 of the batch's `logit_rows`."""
+        x = F.embedding(batch.tokens, self._embedding)
+        residual = x.new_zeros(x.shape)
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            x = layer(x, residual, layer_cache, batch)
+        # only the rows that sample pay for the final norm and the head
+        x, residual = x[batch.logit_rows], residual[batch.logit_rows]
+        return self._head.logits(self._kernels.add_rms_norm(x, residual, self._final_norm, self.config.rms_norm_eps))

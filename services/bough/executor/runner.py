@@ -1,0 +1,197 @@
+"""The model on its device: loads weights, sizes the page pool by measurement, runs steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bough.executor.attention.base import AttentionBackend
+from bough.executor.attention.torch_backend import TorchAttention
+from bough.executor.batch import ForwardBatch
+from bough.executor.kvcache import KVCache, KVCacheLayout
+from bough.executor.layers.weights import BuildContext
+from bough.executor.loader import Checkpoint, Progress, no_progress
+from bough.executor.models.config import ModelConfig, ModelError
+from bough.executor.models.llama import LlamaForCausalLM
+from bough.executor.models.registry import build_model, check_supported
+from bough.executor.resources import available_cores, available_memory_bytes, resident_peak_bytes
+from bough.kernels.interface import Kernels
+from bough.kernels.reference import TorchKernels
+
+_LOAD_SHARE = 0.8
+"""Part of the progress bar that loading weights takes; profile and warm-up share the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerConfig:
+    """How to serve a model directory."""
+
+    model_dir: Path
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of weights, activations and cache; `auto` takes the checkpoint's."""
+    max_rows: int = 256
+    """Rows that may share a step."""
+    token_budget: int = 2048
+    """Query tokens that may share a step."""
+    max_context: int | None = None
+    """Tokens a sequence may have; None takes the model's limit."""
+    num_pages: int | None = None
+    """Pages of the KV pool; None measures what fits."""
+    num_threads: int | None = None
+    """Compute threads; None takes the physical cores this process may use."""
+    backend: Literal["auto", "native", "torch"] = "auto"
+    """Implementation of the operations; `auto` takes native where it can be built."""
+
+
+class ModelRunner:
+    """Runs forward passes. Not thread-safe: one thread loads and steps."""
+
+    def __init__(self, config: RunnerConfig, model: LlamaForCausalLM, layout: KVCacheLayout, backend: str) -> None:
+        self.config = config
+        self.model_config: ModelConfig = model.config
+        self.layout = layout
+        self.backend = backend
+        """Name of the implementation in use."""
+        self.max_context = _max_context(config, model.config)
+        self._model = model
+        self._cache = KVCache(layout, 1)
+
+    @classmethod
+    def load(cls, config: RunnerConfig, progress: Progress = no_progress) -> ModelRunner:
+        """Load the weights, measure, allocate the page pool and warm up.
+
+        Args:
+            config: what to serve and how.
+            progress: called with the fraction done and what is being done.
+
+        Raises:
+            ModelError: the directory lacks something, is not supported, or leaves no memory for a single sequence.
+        """
+        model_config = ModelConfig.read(config.model_dir)
+        check_supported(model_config)
+        torch.set_num_threads(config.num_threads or available_cores())
+        dtype = getattr(torch, model_config.dtype if config.dtype == "auto" else config.dtype)
+        kernels, attention = _backend(config)
+        with torch.inference_mode(), _checkpoint(config, dtype, progress) as weights:
+            build = BuildContext(
+                weights=weights,
+                kernels=kernels,
+                attention=attention,
+                max_context=_max_context(config, model_config),
+            )
+            model = build_model(model_config, build)
+        layout = KVCacheLayout(
+            num_layers=model_config.num_layers,
+            num_kv_heads=model_config.num_kv_heads,
+            head_dim=model_config.head_dim,
+            dtype=dtype,
+        )
+        runner = cls(config, model, layout, kernels.name)
+        progress(_LOAD_SHARE, "measuring memory")
+        num_pages = config.num_pages or runner._measure_pages()
+        with torch.inference_mode():
+            runner._cache = KVCache(layout, num_pages)
+        progress(0.9, "warming up")
+        runner._run_largest(min(config.token_budget, 64))
+        progress(1.0, "ready")
+        return runner
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the pool."""
+        return self._cache.num_pages
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return self.layout.page_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.model_config.vocab_size
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Run a step: logits [S, vocab] float32 of the batch's `logit_rows`, keys and values written to the pages."""
+        return self._model.forward(batch, self._cache)
+
+    @torch.inference_mode()
+    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole pages before a step; targets are distinct and none of them is a source."""
+        self._cache.copy_pages(sources, targets)
+
+    def _measure_pages(self) -> int:
+        """Pages that fit beside the largest step, at most what all rows can fill.
+
+        The step runs first, so that the memory it needs is already taken when the rest is counted; the same amount is
+        left free again, for a later step and the services around.
+        """
+        cap = self.config.max_rows * -(-self.max_context // self.page_size)
+        before = resident_peak_bytes()
+        num_tokens = min(self.config.token_budget, self.max_context)
+        with torch.inference_mode():
+            self._cache = KVCache(self.layout, -(-num_tokens // self.page_size))
+        self._run_largest(num_tokens)
+        reserve = max(0, resident_peak_bytes() - before)
+        fitting = (available_memory_bytes() - reserve) // self.layout.page_bytes
+        needed = -(-self.max_context // self.page_size)
+        if fitting < needed:
+            raise ModelError(
+                f"{self.config.model_dir}: memory for {max(0, fitting)} KV pages is left, one sequence of max_context = "
+                f"{self.max_context} tokens needs {needed}; lower max_context or use a smaller model"
+            )
+        return min(cap, fitting)
+
+    def _run_largest(self, num_tokens: int) -> None:
+        """One row with `num_tokens` tokens, then a step of decode rows, as large as a step may get."""
+        num_tokens = min(num_tokens, self.num_pages * self.page_size)
+        self.forward(_chunk_batch(num_tokens, self.page_size))
+        self.forward(_decode_batch(self.config.max_rows))
+
+
+def _max_context(config: RunnerConfig, model: ModelConfig) -> int:
+    return min(config.max_context or model.max_position, model.max_position)
+
+
+def _backend(config: RunnerConfig) -> tuple[Kernels, AttentionBackend]:
+    return TorchKernels(), TorchAttention()
+
+
+def _checkpoint(config: RunnerConfig, dtype: torch.dtype, progress: Progress) -> Checkpoint:
+    return Checkpoint(config.model_dir, dtype, lambda fraction, what: progress(fraction * _LOAD_SHARE, what))
+
+
+def _chunk_batch(num_tokens: int, page_size: int) -> ForwardBatch:
+    """One row that computes its whole context in pages 0, 1, 2, ..."""
+    num_pages = -(-num_tokens // page_size)
+    return ForwardBatch(
+        tokens=torch.zeros(num_tokens, dtype=torch.int64),
+        positions=torch.arange(num_tokens),
+        slots=torch.arange(num_tokens),
+        query_start=torch.tensor([0, num_tokens], dtype=torch.int32),
+        context_lens=torch.tensor([num_tokens], dtype=torch.int32),
+        page_table=torch.arange(num_pages, dtype=torch.int32).unsqueeze(0),
+        num_decode_rows=0,
+        logit_rows=torch.tensor([num_tokens - 1]),
+    )
+
+
+def _decode_batch(num_rows: int) -> ForwardBatch:
+    """Rows with one token each, all in page 0: what they compute does not matter."""
+    zeros = torch.zeros(num_rows, dtype=torch.int64)
+    return ForwardBatch(
+        tokens=zeros,
+        positions=zeros,
+        slots=zeros,
+        query_start=torch.arange(num_rows + 1, dtype=torch.int32),
+        context_lens=torch.ones(num_rows, dtype=torch.int32),
+        page_table=torch.zeros(num_rows, 1, dtype=torch.int32),
+        num_decode_rows=num_rows,
+        logit_rows=torch.arange(num_rows),
+    )

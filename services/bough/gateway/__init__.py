@@ -1,0 +1,1 @@
+"""The edge: OpenAI-compatible REST and the public gRPC API."""

@@ -1,0 +1,1 @@
+"""Compiles JSON schemas and regular expressions into token grammars."""

@@ -1,0 +1,1 @@
+"""The truth about each request: queue, policy, tokens produced so far."""
