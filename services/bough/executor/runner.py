@@ -143,8 +143,8 @@ class ModelRunner:
         needed = -(-self.max_context // self.page_size)
         if fitting < needed:
             raise ModelError(
-                f"{self.config.model_dir}: memory for {max(0, fitting)} KV pages is left, one sequence of max_context = "
-                f"{self.max_context} tokens needs {needed}; lower max_context or use a smaller model"
+                f"{self.config.model_dir}: memory for {max(0, fitting)} KV pages is left, one sequence of max_context "
+                f"= {self.max_context} tokens needs {needed}; lower max_context or use a smaller model"
             )
         return min(cap, fitting)
 

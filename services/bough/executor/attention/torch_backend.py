@@ -23,7 +23,7 @@ class TorchAttention:
     def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Norm, rotate, write keys and values; return the queries."""
         heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
-        q, k, v = qkv.view(-1, heads + 2 * kv_heads, head_dim).split([heads, kv_heads, kv_heads], dim=1)
+        q, k, v = qkv.view(-1, heads + 2 * kv_heads, head_dim).tensor_split((heads, heads + kv_heads), dim=1)
         if spec.query_norm is not None:
             q = self._kernels.rms_norm(q, spec.query_norm, spec.norm_eps)
         if spec.key_norm is not None:

@@ -1,0 +1,1 @@
+"""Compute kernels behind small interfaces, each with a plain torch reference."""
