@@ -1,0 +1,85 @@
+"""A request inside the executor: its tokens, and what of them is computed where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from bough.common.prefix_hash import TOKEN_BYTES, token_bytes
+from bough.common.sampling import SamplingParams
+from bough.executor.cache.radix import Node
+
+
+class SequenceStatus(Enum):
+    """Where a sequence stands in the composer."""
+
+    WAITING = auto()
+    """Has no row; also after a retraction."""
+    PARKED = auto()
+    """Has no row and waits until another sequence computed the prefix that both share."""
+    PREFILLING = auto()
+    """Has a row and more than one token to compute."""
+    DECODING = auto()
+    """Has a row and one token to compute: the one sampled last."""
+    ENDED = auto()
+    """Finished, cancelled or failed: row and pages are given back."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """One running or waiting request. The composer alone changes it, the first five fields apart."""
+
+    request_id: int
+    tokens: list[int] = field(repr=False)
+    """Prompt, then generated tokens (all of them at a re-admission)."""
+    num_prompt: int
+    params: SamplingParams
+    namespace: bytes = b""
+    """Whose cache entries may be shared (tenant salt, adapter)."""
+    order: int = 0
+    """Rank given by the scheduler: smaller runs first, greater gives way first."""
+
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_computed: int = 0
+    """K/V of `tokens[:num_computed]` are in `pages`."""
+    pages: list[int] = field(default_factory=list, repr=False)
+    """Page table: page i holds tokens i * page_size and following."""
+    row: int | None = None
+    """Stable row among the running sequences."""
+    num_cached_tokens: int = 0
+    """Tokens found in the cache when the sequence first got a row."""
+    was_admitted: bool = False
+
+    node: Node | None = field(default=None, repr=False)
+    """Locked end of the part of `pages` that the radix tree owns."""
+    num_published: int = 0
+    """Full pages that the tree owns; one more, partly filled, when `node` is a tail."""
+    is_diverted: bool = False
+    """The tree got the same tokens from another sequence: the pages that follow stay private until the end."""
+    headroom_pages: int = 0
+    """Pages that admission keeps free for this running sequence's next tokens."""
+
+    key: bytes | None = field(default=None, repr=False)
+    """`tokens`, packed, until the prefill is done; use `packed`."""
+    page_in_progress: bytes | None = field(default=None, repr=False)
+    """Hash of the next full page of the prefill, under which others find that it is being computed."""
+    waits_for: Sequence | None = field(default=None, repr=False)
+    awaited_pages: int = 0
+    """Published pages of `waits_for` that end the wait."""
+    waiters: list[Sequence] = field(default_factory=list, repr=False)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens still to compute; 1 for a decode."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens after the prompt."""
+        return len(self.tokens) - self.num_prompt
+
+    def packed(self, start: int, end: int) -> bytes:
+        """`tokens[start:end]` as `token_bytes` packs them."""
+        if self.key is None:
+            return token_bytes(self.tokens[start:end])
+        return self.key[start * TOKEN_BYTES : end * TOKEN_BYTES]

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import pytest
+
+from bough.common.sampling import SamplingParams
+from bough.executor.composer import ComposerLimits
+from bough.executor.sequence import Sequence, SequenceStatus
+from tests.executor.cache.fake_model import FakeEngine, generate_alone
+
+
+def make(request_id: int, prompt: list[int], max_tokens: int = 4, order: int | None = None) -> Sequence:
+    return Sequence(
+        request_id=request_id,
+        tokens=list(prompt),
+        num_prompt=len(prompt),
+        params=SamplingParams(max_tokens=max_tokens),
+        order=request_id if order is None else order,
+    )
+
+
+def expected(sequence: Sequence) -> list[int]:
+    return generate_alone(sequence.tokens[: sequence.num_prompt], sequence.params.max_tokens)
+
+
+def run_checked(engine: FakeEngine, sequences: list[Sequence]) -> None:
+    for sequence in sequences:
+        engine.composer.add(sequence)
+    engine.run()
+    engine.check()
+    assert [sequence.tokens for sequence in sequences] == [expected(sequence) for sequence in sequences]
+    assert engine.tree.num_locked_pages == 0
+    assert engine.pool.num_used == engine.tree.num_pages
+
+
+def test_one_prompt_is_computed_in_chunks_of_the_budget_and_then_decoded() -> None:
+    engine = FakeEngine(num_pages=16, page_size=4, max_rows=4, token_budget=10)
+    sequence = make(1, [n % 5 for n in range(23)])
+    engine.composer.add(sequence)
+    sizes = []
+    while (plan := engine.step()) is not None:
+        sizes.append([work.num_tokens for work in plan.rows])
+    assert sizes == [[8], [8], [7], [1], [1], [1]]
+    assert sequence.tokens == expected(sequence)
+
+
+def test_siblings_wait_for_the_first_then_share_full_pages_and_copy_at_most_one() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=16, token_budget=64)
+    siblings = [make(n, [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1], max_tokens=6) for n in range(8)]
+    for sibling in siblings:
+        engine.composer.add(sibling)
+    first = engine.step()
+    assert first is not None and [work.sequence for work in first.rows] == siblings[:1]
+    assert [sibling.status for sibling in siblings[1:]] == [SequenceStatus.WAITING] * 7
+    second = engine.compose()
+    assert second is not None
+    assert [(work.num_tokens, work.start) for work in second.rows] == [(1, 11)] + [(1, 10)] * 7
+    assert len(second.copies) == 7
+    assert len({copy.src for copy in second.copies}) == 1
+    assert all(sibling.pages[:2] == siblings[0].pages[:2] for sibling in siblings)
+    engine.complete(second)
+    engine.run()
+    engine.check()
+    assert all(sibling.tokens == expected(sibling) for sibling in siblings)
+    assert [sibling.num_cached_tokens for sibling in siblings] == [0] + [10] * 7
+
+
+def test_siblings_of_a_prompt_of_whole_pages_compute_only_its_last_token() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=16, token_budget=64)
+    run_checked(engine, siblings := [make(n, [1, 2, 3, 4] * 3, max_tokens=9) for n in range(4)])
+    assert [sibling.num_cached_tokens for sibling in siblings] == [0, 11, 11, 11]
+    assert engine.num_copied == 3
+
+
+def test_a_waiter_starts_as_soon_as_the_shared_part_of_a_longer_prompt_is_published() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=8)
+    long = make(1, [1] * 40)
+    short = make(2, [1] * 8 + [2] * 5)
+    engine.composer.add(long)
+    engine.composer.add(short)
+    engine.step()
+    assert short.status is SequenceStatus.WAITING
+    engine.step()
+    assert long.status is SequenceStatus.PREFILLING
+    engine.run()
+    assert short.num_cached_tokens == 8
+    assert [long.tokens, short.tokens] == [expected(long), expected(short)]
+
+
+@pytest.mark.parametrize("how", ["cancel", "finish in step"])
+def test_waiters_go_on_when_the_one_that_computes_their_prefix_goes_away(how: str) -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=10)
+    first, waiter = make(1, [1] * 40), make(2, [1] * 40)
+    engine.composer.add(first)
+    engine.composer.add(waiter)
+    engine.step()
+    assert waiter.status is SequenceStatus.PARKED
+    if how == "cancel":
+        engine.composer.cancel(1)
+    else:
+        plan = engine.compose()
+        assert plan is not None
+        engine.composer.cancel(1)
+        assert first.row is not None, "pages of a step under way must stay"
+        engine.complete(plan)
+    assert first.status is SequenceStatus.ENDED
+    engine.run()
+    engine.check()
+    assert waiter.tokens == expected(waiter)
+    assert waiter.num_cached_tokens >= 8
+
+
+def test_the_next_turn_of_a_chat_reuses_all_that_the_last_one_computed() -> None:
+    engine = FakeEngine(num_pages=32, page_size=4, max_rows=4, token_budget=16)
+    first = make(1, [1, 2, 3], max_tokens=7)
+    run_checked(engine, [first])
+    second = make(2, [*first.tokens, 4, 4])
+    run_checked(engine, [second])
+    assert second.num_cached_tokens == 9, "the last token of a turn is sampled but not computed"
+    assert engine.num_copied == 1
+
+
+def test_the_latest_in_order_gives_way_when_pages_run_out_and_ends_with_the_same_tokens() -> None:
+    engine = FakeEngine(num_pages=12, page_size=4, max_rows=4, token_budget=64, headroom_pages=0)
+    sequences = [make(n, [n] * 8, max_tokens=24, order=-n) for n in range(4)]
+    for sequence in sequences:
+        engine.composer.add(sequence)
+    retracted: list[int] = []
+    while (plan := engine.compose()) is not None:
+        retracted += [sequence.request_id for sequence in plan.retracted]
+        engine.complete(plan)
+        engine.check()
+    assert retracted[:2] == [0, 1]
+    assert 3 not in retracted
+    assert all(sequence.tokens == expected(sequence) for sequence in sequences)
+    assert len(engine.finished) == 4
+
+
+def test_headroom_keeps_a_full_pool_from_admitting_what_it_would_retract() -> None:
+    engine = FakeEngine(num_pages=12, page_size=4, max_rows=4, token_budget=64, headroom_pages=4)
+    run_checked(engine, [make(n, [n] * 8, max_tokens=16) for n in range(4)])
+    assert engine.num_retracted == 0
+
+
+def test_a_sequence_too_long_for_the_whole_pool_fails_with_the_numbers_and_others_go_on() -> None:
+    engine = FakeEngine(num_pages=4, page_size=4, max_rows=4, token_budget=64)
+    too_long, grows, fits = make(1, [1] * 17), make(2, [2] * 14, max_tokens=9), make(3, [3] * 4)
+    reasons = []
+    for sequence in (too_long, grows, fits):
+        engine.composer.add(sequence)
+    while (plan := engine.compose()) is not None:
+        reasons += [failure.reason for failure in plan.failed]
+        engine.complete(plan)
+    engine.check()
+    assert engine.failed == [too_long, grows]
+    assert reasons == ["5 KV pages are needed, the whole pool has 4 (16 tokens)"] * 2
+    assert fits.tokens == expected(fits)
+
+
+def test_a_prompt_over_the_context_fails_and_names_the_limit() -> None:
+    engine = FakeEngine(num_pages=4, page_size=4, max_rows=4, token_budget=64)
+    engine.composer.add(make(1, [1] * 33))
+    plan = engine.compose()
+    assert plan is not None and plan.arrays is None
+    assert plan.failed[0].reason == "33 tokens exceed the maximum context of 32 tokens"
+    assert engine.composer.num_waiting == 0
+
+
+def test_decodes_come_first_and_a_long_prompt_gets_only_the_rest_of_the_budget() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=12)
+    decoding = [make(n, [n, n], max_tokens=30) for n in range(3)]
+    for sequence in decoding:
+        engine.composer.add(sequence)
+    engine.step()
+    engine.composer.add(make(9, [3] * 60))
+    for _ in range(5):
+        plan = engine.step()
+        assert plan is not None
+        assert plan.decodes == decoding
+        assert [work.sequence.request_id for work in plan.chunks] == [9]
+
+
+def test_prefills_start_in_the_order_of_the_scheduler_and_several_share_a_step() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=12)
+    for request_id, order in ((1, 5), (2, 3), (3, 4)):
+        engine.composer.add(make(request_id, [request_id] * 5, order=order))
+    engine.composer.reorder(1, 0)
+    plan = engine.step()
+    assert plan is not None
+    assert [(work.sequence.request_id, work.num_tokens) for work in plan.rows] == [(1, 5), (2, 5), (3, 2)]
+
+
+def test_namespaces_share_nothing() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=64)
+    sequences = [make(n, [1] * 9) for n in range(2)]
+    sequences[1].namespace = b"other"
+    run_checked(engine, sequences)
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 0]
+
+
+def test_cancel_gives_row_and_pages_back_at_once_between_steps() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=64)
+    engine.composer.add(make(1, [1] * 9))
+    engine.composer.add(make(2, [2] * 9))
+    engine.step()
+    assert engine.composer.cancel(1) is not None
+    assert engine.composer.cancel(1) is None
+    assert engine.composer.num_running == 1
+    engine.composer.cancel(2)
+    engine.check()
+    assert engine.tree.num_locked_pages == 0
+    assert engine.composer.num_pages_used == 0
+    assert engine.compose() is None
+
+
+def test_a_sequence_with_tokens_from_elsewhere_resumes_where_it_was() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=64)
+    whole = generate_alone([1, 2, 3], 9)
+    resumed = Sequence(request_id=1, tokens=whole[:8], num_prompt=3, params=SamplingParams(max_tokens=9))
+    engine.composer.add(resumed)
+    engine.run()
+    assert resumed.tokens == whole
+
+
+def test_misuse_is_refused() -> None:
+    engine = FakeEngine(num_pages=64, page_size=4, max_rows=4, token_budget=64)
+    engine.composer.add(make(1, [1] * 9))
+    with pytest.raises(ValueError, match="already here"):
+        engine.composer.add(make(1, [2]))
+    with pytest.raises(ValueError, match="no tokens"):
+        engine.composer.add(make(2, []))
+    plan = engine.compose()
+    assert plan is not None
+    with pytest.raises(RuntimeError, match="before the last plan"):
+        engine.compose()
+    with pytest.raises(ValueError, match="1 rows sample in this step, got 2"):
+        engine.composer.complete(plan, [1, 2])
+    engine.complete(plan)
+    with pytest.raises(RuntimeError, match="not under way"):
+        engine.composer.complete(plan, [1])
+    with pytest.raises(ValueError, match="token_budget must be greater than max_rows"):
+        ComposerLimits(max_rows=8, token_budget=8, max_context=10)
