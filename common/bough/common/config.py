@@ -1,19 +1,35 @@
 """Settings of a deployment: one typed class, the same names as flags, environment variables and keys of a file.
 
-`--max-queue 64`, `BOUGH_MAX_QUEUE=64` and `max_queue = 64` in the file that `BOUGH_CONFIG` or `--config` names are the
-same setting; a flag wins over the environment and that over the file. What can be measured or derived is not asked for.
+`--max-queue 64`, `BOUGH_MAX_QUEUE=64` and `max_queue = 64` in the TOML file that `--config` or `BOUGH_CONFIG` names are
+the same setting; a flag wins over the environment and that over the file. What can be measured or derived is not asked
+for. A name that is no setting is refused together with the nearest one that is.
 """
 
 from __future__ import annotations
 
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 SERVICES = ("tokenizer", "grammar", "executor", "scheduler", "detokenizer", "gateway")
 """In the order in which they depend on one another."""
+
+ENV_PREFIX = "BOUGH_"
+CONFIG_VARIABLE = "BOUGH_CONFIG"
+"""Environment variable that names the file of settings; not a setting itself."""
+
+DEFAULT = "default"
+"""Where a value came from that nobody gave."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, its value, where it came from and what is accepted."""
 
 
 class Policy(StrEnum):
@@ -23,45 +39,67 @@ class Policy(StrEnum):
     LPM = "lpm"
 
 
-class Settings(BaseSettings):
-    """All settings; each service reads the ones it needs."""
+class Settings(BaseModel):
+    """All settings; each service reads the ones it needs. `load_settings` reads them from where a user puts them."""
 
-    model_config = SettingsConfigDict(env_prefix="BOUGH_", extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: Path | None = Field(None, description="Hugging Face model directory; the demo model when absent")
-    served_model_name: str | None = Field(None, description="Name in the API; the directory's name when absent")
-    max_context: int | None = Field(None, ge=1, description="Lowers the model's own context length, tokens")
-    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16)$", description="Weights and KV: auto|float32|bfloat16")
-    device: str = Field("auto", description="auto, cpu or cuda")
-    attention_backend: str = Field("auto", description="auto, or the name of a backend")
-    threads: int | None = Field(None, ge=1, description="Executor's compute threads; physical cores when absent")
-    kv_pages: int | None = Field(None, ge=2, description="Pages of the KV pool; measured at start when absent")
-    max_rows: int | None = Field(None, ge=1, description="Requests running at once; derived from the pool when absent")
-    token_budget: int | None = Field(None, ge=1, description="Tokens computed in a step at most; derived when absent")
+    model: Path | None = Field(default=None, description="Hugging Face model directory; the demo model when absent")
+    served_model_name: str | None = Field(default=None, description="Name in the API; the directory's name when absent")
+    max_context: int | None = Field(default=None, ge=1, description="Lowers the model's own context length, tokens")
+    dtype: str = Field(
+        default="auto", pattern="^(auto|float32|bfloat16)$", description="Weights and KV: auto|float32|bfloat16"
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda")
+    attention_backend: str = Field(default="auto", description="auto, or the name of a backend")
+    threads: int | None = Field(
+        default=None, ge=1, description="Executor's compute threads; physical cores when absent"
+    )
+    kv_pages: int | None = Field(default=None, ge=2, description="Pages of the KV pool; measured at start when absent")
+    max_rows: int | None = Field(
+        default=None, ge=1, description="Requests running at once; derived from the pool when absent"
+    )
+    token_budget: int | None = Field(
+        default=None, ge=1, description="Tokens computed in a step at most; derived when absent"
+    )
 
-    policy: Policy = Field(Policy.FCFS, description="Order of waiting requests: fcfs or lpm (longest prefix match)")
-    max_queue: int = Field(2048, ge=1, description="Requests waiting or running before new ones get 429")
-    orphan_grace_s: float = Field(10.0, ge=0, description="How long a request waits for its consumer to come back")
-    grammar_cache_mb: int = Field(256, ge=1, description="Compiled grammars kept, MiB")
+    policy: Policy = Field(
+        default=Policy.FCFS, description="Order of waiting requests: fcfs or lpm (longest prefix match)"
+    )
+    max_queue: int = Field(default=2048, ge=1, description="Requests waiting or running before new ones get 429")
+    orphan_grace_s: float = Field(
+        default=10.0, ge=0, description="How long a request waits for its consumer to come back"
+    )
+    grammar_cache_mb: int = Field(default=256, ge=1, description="Compiled grammars kept, MiB")
 
-    host: str = Field("127.0.0.1", description="Address of the REST and gRPC ports")
-    port: int = Field(8000, ge=0, le=65535, description="REST port")
-    grpc_port: int | None = Field(None, ge=0, le=65535, description="Public gRPC port; port + 1 when absent")
-    api_key: SecretStr | None = Field(None, description="Bearer token that REST and gRPC calls must bring")
-    max_body_mb: float = Field(16.0, gt=0, description="Largest request body, MiB")
+    host: str = Field(default="127.0.0.1", description="Address of the REST and gRPC ports")
+    port: int = Field(default=8000, ge=0, le=65535, description="REST port")
+    grpc_port: int | None = Field(default=None, ge=0, le=65535, description="Public gRPC port; port + 1 when absent")
+    api_key: SecretStr | None = Field(default=None, description="Bearer token that REST and gRPC calls must bring")
+    max_body_mb: float = Field(default=16.0, gt=0, description="Largest request body, MiB")
 
-    run_dir: Path | None = Field(None, description="Folder of the Unix sockets; a temporary one when absent")
-    listen: str | None = Field(None, description="Address a service serves on; its Unix socket when absent")
-    tokenizer_address: str | None = Field(None, description="Where the tokenizer is; its Unix socket when absent")
-    grammar_address: str | None = Field(None, description="Where the grammar service is")
-    executor_address: str | None = Field(None, description="Where the executor is")
-    scheduler_address: str | None = Field(None, description="Where the scheduler is")
-    detokenizer_address: str | None = Field(None, description="Where the detokenizer is")
+    run_dir: Path | None = Field(default=None, description="Folder of the Unix sockets; a temporary one when absent")
+    listen: str | None = Field(default=None, description="Address a service serves on; its Unix socket when absent")
+    tokenizer_address: str | None = Field(
+        default=None, description="Where the tokenizer is; its Unix socket when absent"
+    )
+    grammar_address: str | None = Field(
+        default=None, description="Where the grammar service is; its Unix socket when absent"
+    )
+    executor_address: str | None = Field(default=None, description="Where the executor is; its Unix socket when absent")
+    scheduler_address: str | None = Field(
+        default=None, description="Where the scheduler is; its Unix socket when absent"
+    )
+    detokenizer_address: str | None = Field(
+        default=None, description="Where the detokenizer is; its Unix socket when absent"
+    )
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug|info|warning|error")
-    log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector, as http://HOST:4317")
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long accepted requests may go on after SIGTERM")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="debug|info|warning|error"
+    )
+    log_format: str = Field(default="text", pattern="^(text|json)$", description="text or json")
+    otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector, as http://HOST:4317")
+    drain_timeout_s: float = Field(default=30.0, ge=0, description="How long accepted requests may go on after SIGTERM")
 
     def address_of(self, service: str) -> str:
         """Where a service is called: its setting, else its Unix socket in `run_dir`. ValueError when neither is set."""
@@ -74,5 +112,115 @@ class Settings(BaseSettings):
 
     def _socket_of(self, service: str) -> str:
         if self.run_dir is None:
-            raise ValueError(f"set run_dir or {service}_address: nothing says where the {service} is")
+            raise ConfigError(f"set run_dir or {service}_address: nothing says where the {service} is")
         return f"unix:{self.run_dir / service}.sock"
+
+    def to_environment(self) -> dict[str, str]:
+        """Environment variables that give another process these settings; those at their default are left out."""
+        variables: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value != field.default:
+                plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+                variables[variable_of(name)] = str(plain)
+        return variables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSettings:
+    """Settings, and where each of them came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """Setting -> flag, environment variable or path of a file; without those at their default."""
+
+    def origin_of(self, name: str) -> str:
+        """Where a setting's value came from."""
+        return self.origins.get(name, DEFAULT)
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def load_settings(
+    flags: Mapping[str, str], environ: Mapping[str, str], *, config_file: Path | None = None
+) -> LoadedSettings:
+    """Read settings from flags, environment and file, in this order of precedence.
+
+    Args:
+        flags: Values by the setting's name, as typed.
+        environ: The process environment; variables that do not begin with BOUGH_ are ignored, empty ones are unset.
+        config_file: A TOML file; the one that BOUGH_CONFIG names when None.
+
+    Raises:
+        ConfigError: An unknown name, or a value that is not accepted.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if config_file is None and environ.get(CONFIG_VARIABLE):
+        config_file = Path(environ[CONFIG_VARIABLE])
+    if config_file is not None:
+        for name, value in _read_file(config_file).items():
+            values[name], origins[name] = value, str(config_file)
+    for name, text in _read_environment(environ).items():
+        values[name], origins[name] = text, variable_of(name)
+    for name, text in flags.items():
+        values[name], origins[name] = text, flag_of(name)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values, origins)) from None
+    return LoadedSettings(settings=settings, origins=origins)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that point to the known name most like an unknown one; empty when none is like it."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the settings file {str(path)!r}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{str(path)!r} is not valid TOML: {error}") from None
+    for name in content:
+        if name not in Settings.model_fields:
+            raise ConfigError(f"{str(path)!r}: {name} is no setting{nearest(name, Settings.model_fields)}")
+    return content
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    by_variable = {variable_of(name): name for name in Settings.model_fields}
+    found: dict[str, str] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if variable not in by_variable:
+            raise ConfigError(f"the environment variable {variable} is no setting{nearest(variable, by_variable)}")
+        if text:
+            found[by_variable[variable]] = text
+    return found
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    lines = []
+    for detail in error.errors(include_url=False):
+        name = str(detail["loc"][0])
+        shown = "" if name == "api_key" else f" = {values.get(name)!r}"
+        accepted = Settings.model_fields[name].description
+        lines.append(f"{name}{shown} (from {origins.get(name, DEFAULT)}): {_reason(detail['msg'])}. {name}: {accepted}")
+    return "\n".join(lines)
+
+
+def _reason(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,204 @@
+"""`bough serve`: all six services on this machine, wired by Unix sockets and kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from bough.cli.display import Display
+from bough.cli.explain import explain
+from bough.cli.flags import Parser, add_settings_flags, settings_from
+from bough.cli.main import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from bough.cli.models import check_model, with_model
+from bough.cli.readiness import until_listening, until_ready
+from bough.cli.rundir import run_directory
+from bough.cli.supervisor import ChildSpec, GiveUpError, Supervisor
+from bough.common.config import ENV_PREFIX, SERVICES, ConfigError, Settings
+from bough.common.errors import ModelError
+
+_START_ORDER = ("executor", "grammar", "tokenizer", "detokenizer", "scheduler", "gateway")
+"""Slowest first: they start at once, and the first ones get the cores."""
+
+_QUIET_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Only the executor computes with many threads; elsewhere idle pools would only cost memory."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until a signal. Returns 2 where settings or model cannot be used, 1 when a service does not start."""
+    parser = Parser(
+        prog="bough serve",
+        description="Start all six services, wired by Unix sockets, and serve a model over REST and gRPC.",
+    )
+    parser.add_argument("model_dir", nargs="?", metavar="MODEL_DIR", help="same as --model; default: the demo model")
+    parser.add_argument("--explain", action="store_true", help="print each setting and where it comes from, and exit")
+    add_settings_flags(parser, leave_out=("listen",))
+    options = parser.parse_strictly(argv)
+    try:
+        loaded = settings_from(options, **({"model": options.model_dir} if options.model_dir else {}))
+        if options.explain:
+            print(explain(loaded))
+            return EXIT_OK
+        if loaded.settings.listen is not None:
+            raise ConfigError(f"listen (from {loaded.origin_of('listen')}) is for `bough service`")
+        settings = with_ports(with_model(loaded.settings))
+        check_model(settings)
+        with run_directory(settings.run_dir) as run_dir:
+            return asyncio.run(_serve(settings.model_copy(update={"run_dir": run_dir})))
+    except (ConfigError, ModelError) as error:
+        print(f"bough serve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def with_ports(settings: Settings) -> Settings:
+    """Settings whose ports are real ones: 0 becomes a free one. ConfigError when a port is taken."""
+    port = _claim(settings.host, settings.port, "port")
+    grpc_port = settings.grpc_port
+    if grpc_port is None:
+        grpc_port = settings.port + 1 if settings.port else 0
+    return settings.model_copy(update={"port": port, "grpc_port": _claim(settings.host, grpc_port, "grpc_port")})
+
+
+def _claim(host: str, port: int, name: str) -> int:
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(info[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(info[4])
+            number: int = probe.getsockname()[1]
+            return number
+    except OSError as error:
+        raise ConfigError(f"{name} {port} of {host} cannot be used ({error}); choose another with --{name}") from None
+
+
+def child_specs(settings: Settings, environ: Mapping[str, str]) -> list[ChildSpec]:
+    """The processes to start: every service that no setting says is elsewhere.
+
+    Args:
+        settings: Complete settings, model and run_dir included.
+        environ: The launcher's environment, which the children get with the settings in it.
+    """
+    inherited = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
+    # The working directory may be the repository, whose folder `kernels` another package would take for its own.
+    inherited |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **settings.to_environment()}
+    quiet = {name: "1" for name in _QUIET_THREADS} | inherited
+    return [
+        ChildSpec(
+            name=name,
+            command=[sys.executable, "-P", "-m", "bough.cli.main", "service", name, "--parent", str(os.getpid())],
+            environment=inherited if name == "executor" else quiet,
+            socket=None if name == "gateway" else _socket(settings, name),
+        )
+        for name in _START_ORDER
+        if getattr(settings, f"{name}_address", None) is None
+    ]
+
+
+def _socket(settings: Settings, name: str) -> Path:
+    return Path(settings.listen_address(name).removeprefix("unix:"))
+
+
+async def _serve(settings: Settings) -> int:
+    specs = child_specs(settings, os.environ)
+    display = Display((spec.name for spec in specs), plain_lines=settings.log_format == "json")
+    sockets = {spec.name: spec.socket for spec in specs if spec.socket is not None}
+    return await Launcher(settings, Supervisor(specs, display), display, sockets).run()
+
+
+class Launcher:
+    """Runs the supervisor until a signal, and tells when the whole chain can serve.
+
+    Args:
+        settings: Complete settings.
+        supervisor: Holds the services.
+        display: Is told what happens.
+        sockets: The Unix socket of each service that has one.
+    """
+
+    def __init__(
+        self, settings: Settings, supervisor: Supervisor, display: Display, sockets: Mapping[str, Path]
+    ) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._display = display
+        self._sockets = sockets
+        self._began = time.monotonic()
+
+    async def run(self) -> int:
+        """Serve; returns the exit status."""
+        self._display.begin(f"{self._settings.served_model_name or self._settings.model}")
+        async with _signals() as signals:
+            supervising = asyncio.create_task(self._supervisor.run())
+            announcing = asyncio.create_task(self._announce())
+            asked = asyncio.create_task(signals.get())
+            await asyncio.wait({supervising, asked}, return_when=asyncio.FIRST_COMPLETED)
+            announcing.cancel()
+            asked.cancel()
+            self._display.end()
+            if not supervising.done():
+                await self._stop(signals)
+            try:
+                await supervising
+            except GiveUpError as error:
+                self._display.say(f"giving up: {error}")
+                return EXIT_FAILURE
+        return EXIT_OK
+
+    async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> None:
+        timeout_s = self._settings.drain_timeout_s
+        self._display.say(f"draining, {timeout_s:.0f} s at most; a second signal ends everything at once")
+        stopping = asyncio.create_task(self._supervisor.stop(tuple(reversed(SERVICES)), timeout_s))
+        hurried = asyncio.create_task(signals.get())
+        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._supervisor.kill()
+        hurried.cancel()
+        await stopping
+
+    async def _announce(self) -> None:
+        """Follow the start of the services, say when requests are taken, and say so again after each disturbance."""
+        await self._until_serving(self._sockets)
+        self._supervisor.settle()
+        self._display.loaded("gateway")
+        self._display.end()
+        print(ready_line(self._settings, time.monotonic() - self._began), flush=True)
+        while True:
+            name = await self._supervisor.deaths.get()
+            began = time.monotonic()
+            await self._until_serving({key: path for key, path in self._sockets.items() if key == name})
+            self._display.say(f"serving again, {time.monotonic() - began:.1f} s after {name} went down")
+
+    async def _until_serving(self, sockets: Mapping[str, Path]) -> None:
+        await until_listening(sockets, self._display.loaded)
+        await until_ready(self._settings.host, self._settings.port, on_wait=self._display.waiting_for)
+
+
+def ready_line(settings: Settings, seconds: float) -> str:
+    """The line that tells a newcomer what to type."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    key = "" if settings.api_key is None else ' -H "Authorization: Bearer $BOUGH_API_KEY"'
+    body = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    return (
+        f"Ready in {seconds:.1f} s. Try: curl http://{host}:{settings.port}/v1/chat/completions"
+        f" -H 'Content-Type: application/json'{key} -d '{body}'"
+    )
+
+
+@contextlib.asynccontextmanager
+async def _signals() -> AsyncIterator[asyncio.Queue[signal.Signals]]:
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, queue.put_nowait, number)
+    try:
+        yield queue
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

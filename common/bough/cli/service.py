@@ -1,0 +1,56 @@
+"""`bough service NAME`: one service in this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from bough.cli.flags import Parser, add_settings_flags, settings_from
+from bough.cli.main import EXIT_FAILURE, EXIT_USAGE
+from bough.cli.models import with_model
+from bough.common.config import SERVICES, ConfigError, Settings
+from bough.common.errors import BoughError, ModelError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a service until a signal; returns 2 where the settings or the model cannot be used."""
+    parser = Parser(prog="bough service", description="Run one service in this process, as containers do.")
+    parser.add_argument("name", choices=SERVICES, metavar="NAME", help=", ".join(SERVICES))
+    parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end when this process, the parent, ends")
+    add_settings_flags(parser)
+    options = parser.parse_strictly(argv)
+    if options.parent:
+        die_with_parent(options.parent)
+    try:
+        settings = with_model(settings_from(options).settings)
+        return _run(options.name, settings)
+    except (ConfigError, ModelError) as error:
+        print(f"bough service {options.name}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BoughError as error:
+        print(f"bough service {options.name}: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def _run(name: str, settings: Settings) -> int:
+    from bough.common.service import run_service
+    from bough.common.telemetry import setup_logging
+
+    setup_logging(name, level=settings.log_level, json_format=settings.log_format == "json")
+    service = import_module(f"bough.{name}.service").create(settings)
+    run_service(name, service, drain_timeout_s=settings.drain_timeout_s)
+    return 0
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends; ends it now if the parent is already gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(EXIT_FAILURE)
