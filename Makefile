@@ -1,0 +1,76 @@
+# The one list of commands; CI calls these. `make help` shows them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The working directory must stay off sys.path: other packages probe for a module named like our folder `kernels`.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+# A machine with its own torch: make install TORCH="torch>=2.11" CONSTRAINTS=
+TORCH ?= torch==2.13.0
+CONSTRAINTS ?= -c constraints.txt
+
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+
+.PHONY: help install serve chat test check fmt protos demo-model bench compose-test clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(DEV) ## Create .venv with everything to run, test and check
+
+serve: $(RUNTIME) ## Install what is needed and serve the demo model: make serve [PORT=8137] [MODEL=DIR] [ARGS="…"]
+	@exec $(BIN)/bough serve $(MODEL) --port $(PORT) $(ARGS)
+
+chat: $(RUNTIME) ## Talk to the server that `make serve` started: make chat [PORT=8137]
+	@exec $(BIN)/bough chat --url http://127.0.0.1:$(PORT) $(ARGS)
+
+test: $(DEV) ## Run all tests: make test [ARGS="tests/cli -k health"]
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## Formatting, lint, types, and what tests/repo holds of the repository
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/repo
+
+fmt: $(DEV) ## Format and fix what can be fixed
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+protos: $(DEV) ## Generate protos/gen from protos/
+	@$(BIN)/python scripts/gen_protos.py
+
+demo-model: $(DEV) ## Train the demo model anew (minutes on a GPU)
+	@$(BIN)/python -m bough.demo.train $(ARGS)
+
+bench: $(DEV) ## Measure speed and memory; prints the table of the README
+	@$(BIN)/bough bench $(ARGS)
+
+compose-test: $(DEV) ## Try the containers; needs a docker engine
+	@$(BIN)/python -m pytest tests/docker $(ARGS)
+
+clean: ## Remove the environment and what tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .bench
+
+# Torch first and alone: its build (CPU or CUDA) is chosen by the machine's package index, and the rest follows it.
+$(RUNTIME): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; torch takes the longest)"
+	@$(BIN)/python -m pip install --quiet "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet "$(TORCH)" $(CONSTRAINTS)
+	@$(BIN)/python -m pip install --quiet -e ".[all]" $(CONSTRAINTS)
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@$(BIN)/python -m pip install --quiet --group dev $(CONSTRAINTS)
+	@touch $@
