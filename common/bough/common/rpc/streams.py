@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grpc.aio
 
-from bough.common.errors import BoughError, OverloadedError, UnavailableError
+from bough.common.errors import BoughError, InternalError, OverloadedError, UnavailableError
 from bough.common.rpc.channel import from_rpc_error
 
 logger = logging.getLogger(__name__)
@@ -142,10 +142,8 @@ class ReconnectingStream(Generic[Out, In]):
         while True:
             try:
                 await self._run_once()
-            except (BoughError, grpc.aio.AioRpcError) as error:
-                self.last_error = (
-                    from_rpc_error(error, peer=self.peer) if isinstance(error, grpc.aio.AioRpcError) else error
-                )
+            except Exception as error:
+                self._note(error)
             if self.attached:
                 logger.warning("stream to %s broke: %s", self.peer, self.last_error)
                 self.attached = False
@@ -153,6 +151,15 @@ class ReconnectingStream(Generic[Out, In]):
                 backoff_s = 0.05
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
             backoff_s = min(backoff_s * 2, 1.0)
+
+    def _note(self, error: Exception) -> None:
+        known, before = _as_bough_error(error, self.peer), self.last_error
+        self.last_error = known
+        if not isinstance(error, _EXPECTED):
+            # The owner's bug or a malformed message: say where, and go on, or the peer would be lost for good.
+            logger.error("stream to %s failed", self.peer, exc_info=error)
+        elif not self.attached and not isinstance(known, UnavailableError) and str(known) != str(before):
+            logger.error("%s refuses the stream: %s", self.peer, known)
 
     async def _run_once(self) -> None:
         call = self._open_call()
@@ -172,6 +179,20 @@ class ReconnectingStream(Generic[Out, In]):
             self.attached, self.last_error = True, None
             self._on_change(True)
             self.wake()
+
+
+_EXPECTED = (BoughError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+
+
+def _as_bough_error(error: Exception, peer: str) -> BoughError:
+    if isinstance(error, BoughError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc_error(error, peer=peer)
+    if isinstance(error, asyncio.InvalidStateError):
+        # grpc.aio says so when a message is written to a call that has ended; the reader knows why, but lost the race.
+        return UnavailableError(f"{peer} closed the stream")
+    return InternalError(f"{type(error).__name__}: {error}")
 
 
 async def pump(messages: AsyncIterable[In], writer: StreamWriter[Any], on_message: Callable[[In], None]) -> None:

@@ -1,0 +1,271 @@
+"""What the scheduler keeps of an executor: what fits, what it was given, and the orders that wait to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from bough.common.columns import TokenBatch
+from bough.common.model import ModelIdentity
+from bough.common.requests import RequestFailure, ResumePoint, StartedRequest
+from bough.common.sampling import SamplingParams
+from bough.common.telemetry import traceparent_of
+from bough.scheduler.mirror import PrefixMirror
+from bough.scheduler.requests import RequestRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What an executor can hold, measured at its start."""
+
+    num_pages: int
+    page_size: int
+    max_rows: int
+    token_budget: int
+    """Tokens computed in one step at most."""
+
+    def pages_for(self, num_tokens: int) -> int:
+        """Pages that hold so many tokens of one request."""
+        return -(-num_tokens // self.page_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """An executor's state after a step."""
+
+    running: int
+    waiting: int
+    """Admitted and not running yet."""
+    pages_used: int
+    """Held by running requests."""
+    pages_cached: int
+    """Held by the prefix cache alone; given up when needed."""
+    pages_free: int
+    step_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """How an executor answers a new stream."""
+
+    epoch: int
+    identity: ModelIdentity
+    capacity: Capacity
+    running: frozenset[int]
+    """Requests that it holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheChange:
+    """Pages that came into an executor's prefix cache or left it, by their hashes on the wire."""
+
+    stored: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+    cleared: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class StepReport:
+    """What an executor says after a step."""
+
+    step: int = 0
+    """0 for a message that follows no step."""
+    tokens: TokenBatch = field(default_factory=TokenBatch)
+    started: list[StartedRequest] = field(default_factory=list)
+    retracted: list[int] = field(default_factory=list)
+    failures: list[RequestFailure] = field(default_factory=list)
+    cache: CacheChange | None = None
+    gauges: Gauges | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmitOrder:
+    """Requests to run that share a prompt; the i-th one samples with seed + i."""
+
+    requests: tuple[int, ...]
+    prompt: tuple[int, ...]
+    produced: tuple[int, ...]
+    sampling: SamplingParams
+    cache_namespace: bytes
+    order: int
+    traceparent: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Orders:
+    """One message to an executor."""
+
+    admits: list[AdmitOrder] = field(default_factory=list)
+    cancels: list[int] = field(default_factory=list)
+
+
+class PrefillBacklog:
+    """Tokens that an executor was given and has not computed yet, estimated between its reports.
+
+    Prefill is reported only by a request's first token, so progress is assumed: each step spends what the decoding rows
+    leave of the token budget, in the order in which requests were given.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[RequestRecord, int] = {}
+        self.num_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def __contains__(self, record: RequestRecord) -> bool:
+        return record in self._left
+
+    def add(self, record: RequestRecord, num_tokens: int) -> None:
+        """A request was given with so many tokens to compute."""
+        self.discard(record)
+        self._left[record] = num_tokens
+        self.num_tokens += num_tokens
+
+    def discard(self, record: RequestRecord) -> None:
+        """A request has begun, or left."""
+        self.num_tokens -= self._left.pop(record, 0)
+
+    def spend(self, num_tokens: int) -> None:
+        """A step computed up to so many prompt tokens."""
+        for record, left in self._left.items():
+            if num_tokens <= 0:
+                return
+            done = min(left, num_tokens)
+            self._left[record] = left - done
+            self.num_tokens -= done
+            num_tokens -= done
+
+
+class Executor:
+    """One executor as the scheduler sees it. Outlives its streams and its process.
+
+    Args:
+        name: Its address, for logs.
+        wake: Called when there are orders to collect.
+    """
+
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
+        self.name = name
+        self.wake = wake
+        self.attached = False
+        self.lost_at_s: float | None = None
+        """Since when it cannot be reached, None while attached or never seen."""
+        self.epoch = 0
+        self.capacity: Capacity | None = None
+        self.gauges: Gauges | None = None
+        self.mirror = PrefixMirror()
+        self.assigned: dict[int, RequestRecord] = {}
+        """What it was given and has not ended."""
+        self.backlog = PrefillBacklog()
+        self._unsent: dict[RequestRecord, None] = {}
+        self._cancels: list[int] = []
+        self._acknowledge = False
+
+    def assign(self, record: RequestRecord, num_tokens: int) -> None:
+        """Give it a request of which about `num_tokens` tokens must be computed before the next one is produced."""
+        record.executor = self
+        self.assigned[record.request] = record
+        self.backlog.add(record, num_tokens)
+        self._unsent[record] = None
+        self.wake()
+
+    def repeat(self, record: RequestRecord) -> None:
+        """Send an assigned request again: the stream broke and the executor does not name it."""
+        record.readmitted = True
+        self._unsent[record] = None
+        self.wake()
+
+    def release(self, record: RequestRecord) -> None:
+        """It ended a request by itself."""
+        if record.readmitted:
+            # It may have both delivered what it kept from the broken stream and begun again.
+            self.cancel(record)
+            return
+        self._drop(record)
+        self._acknowledge = True
+        self.wake()
+
+    def cancel(self, record: RequestRecord) -> None:
+        """Have it end a request."""
+        if record in self._unsent and not record.readmitted:
+            del self._unsent[record]
+        else:
+            self._unsent.pop(record, None)
+            self._cancels.append(record.request)
+            self.wake()
+        self._drop(record)
+
+    def take_back(self) -> list[RequestRecord]:
+        """All its requests, to be run elsewhere or after its restart; it keeps none."""
+        records = list(self.assigned.values())
+        for record in records:
+            self._unsent.pop(record, None)
+            self._drop(record)
+        return records
+
+    def resumes(self) -> list[ResumePoint]:
+        """What a new stream opens with. Orders not sent are dropped: the answer to the resumes replaces them."""
+        self._unsent.clear()
+        self._cancels.clear()
+        return [ResumePoint(r.request, len(r.tokens)) for r in self.assigned.values()]
+
+    def collect(self) -> Orders | None:
+        """Orders for the next message; None when there is nothing to say. Empty ones acknowledge ends."""
+        if not (self._unsent or self._cancels or self._acknowledge):
+            return None
+        orders = Orders(admits=admit_orders(list(self._unsent)), cancels=self._cancels)
+        self._unsent, self._cancels, self._acknowledge = {}, [], False
+        return orders
+
+    def _drop(self, record: RequestRecord) -> None:
+        del self.assigned[record.request]
+        self.backlog.discard(record)
+        record.executor = None
+        record.readmitted = False
+        record.steady = False
+
+
+def admit_orders(records: list[RequestRecord]) -> list[AdmitOrder]:
+    """Orders for records that are given at once.
+
+    Siblings travel together with their prompt, as long as their numbers follow one another: the executor derives the
+    seed from the place in the order. One that has produced tokens travels alone.
+    """
+    groups: list[list[RequestRecord]] = []
+    for record in records:
+        last = groups[-1][-1] if groups else None
+        if (
+            last is not None
+            and last.submission is record.submission
+            and last.order == record.order
+            and last.index + 1 == record.index
+            and not last.tokens
+            and not record.tokens
+        ):
+            groups[-1].append(record)
+        else:
+            groups.append([record])
+    return [_admit_order(group) for group in groups]
+
+
+def _admit_order(records: list[RequestRecord]) -> AdmitOrder:
+    first = records[0]
+    assert first.order is not None
+    return AdmitOrder(
+        requests=tuple(r.request for r in records),
+        prompt=first.submission.prompt,
+        produced=tuple(first.tokens),
+        sampling=sampling_of(first),
+        cache_namespace=first.submission.cache_namespace,
+        order=first.order,
+        traceparent=first.submission.traceparent if first.span is None else traceparent_of(first.span),
+    )
+
+
+def sampling_of(record: RequestRecord) -> SamplingParams:
+    """A sibling's own parameters: the submission's with its own seed."""
+    sampling = record.submission.sampling
+    if record.index == 0:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + record.index) & 0xFFFF_FFFF_FFFF_FFFF)

@@ -1,0 +1,81 @@
+"""What the scheduler knows of an executor's prefix cache: the hashes of its pages, kept up to date by its events.
+
+It may lag behind by a step, so it only ever guides order and estimates; the executor does its own matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash, token_bytes
+
+_WIRE_HASH_BYTES = 8
+
+
+def wire_hash(digest: bytes) -> int:
+    """The number that stands for a page on the wire: the first 8 bytes of its hash, little-endian."""
+    return int.from_bytes(digest[:_WIRE_HASH_BYTES], "little")
+
+
+class PromptHashes:
+    """Chained hashes of a prompt's full pages, computed as far as somebody asks.
+
+    A prompt that misses the cache costs one hash, however long it is.
+    """
+
+    def __init__(self, namespace: bytes, prompt: tuple[int, ...], page_size: int) -> None:
+        self.page_size = page_size
+        # The last prompt token is always computed, since its logits are wanted: the page that ends with it is no match.
+        self.num_pages = (len(prompt) - 1) // page_size
+        self._prompt = prompt
+        self._parent = root_hash(namespace)
+        self._hashes: list[int] = []
+
+    def __getitem__(self, page: int) -> int:
+        while len(self._hashes) <= page:
+            start = len(self._hashes) * self.page_size
+            packed = token_bytes(self._prompt[start : start + self.page_size])
+            assert len(packed) == self.page_size * TOKEN_BYTES
+            self._parent = page_hash(self._parent, packed)
+            self._hashes.append(wire_hash(self._parent))
+        return self._hashes[page]
+
+
+class PrefixMirror:
+    """The pages that one executor's prefix cache holds."""
+
+    def __init__(self) -> None:
+        self._pages: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def clear(self) -> None:
+        """Forget everything, as after a restart of the executor."""
+        self._pages.clear()
+
+    def apply(self, *, stored: Iterable[int], removed: Iterable[int], cleared: bool) -> None:
+        """Follow the executor's events of one step."""
+        if cleared:
+            self._pages.clear()
+        self._pages.update(stored)
+        self._pages.difference_update(removed)
+
+    def matched_pages(self, hashes: PromptHashes, hint: int = 0) -> int:
+        """How many of a prompt's leading pages are cached.
+
+        Args:
+            hashes: Of the prompt.
+            hint: An earlier answer for the same prompt. A cached page implies its ancestors, so the search only has to
+                walk from there; looking at a whole queue again after each step stays cheap.
+        """
+        pages, matched = self._pages, hint
+        while matched and hashes[matched - 1] not in pages:
+            matched -= 1
+        while matched < hashes.num_pages and hashes[matched] in pages:
+            matched += 1
+        return matched
+
+    def matched_tokens(self, namespace: bytes, prompt: tuple[int, ...], page_size: int) -> int:
+        """How many leading tokens of a prompt are cached, in whole pages."""
+        return self.matched_pages(PromptHashes(namespace, prompt, page_size)) * page_size

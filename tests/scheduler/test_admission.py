@@ -1,0 +1,157 @@
+"""Which request goes to the executor when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bough.scheduler.admission import LOOKAHEAD_STEPS
+from bough.scheduler.executors import CacheChange, Capacity, StepReport
+from bough.scheduler.mirror import PromptHashes
+from bough.scheduler.policy import FirstComeFirstServed, LongestPrefixMatch
+from tests.scheduler.simulated import CAPACITY, World, submission
+
+WIDE = Capacity(num_pages=10_000, page_size=4, max_rows=2, token_budget=1000)
+
+
+def admitted(world: World) -> list[int]:
+    """Ids in the order in which the executor got them."""
+    return [request for admit in world.process.admitted for request in admit.requests]
+
+
+def cache(world: World, prompt: tuple[int, ...], namespace: bytes = b"") -> None:
+    """The executor says that it holds a prompt's full pages."""
+    hashes = PromptHashes(namespace, (*prompt, 0), CAPACITY.page_size)
+    stored = tuple(hashes[i] for i in range(len(prompt) // CAPACITY.page_size))
+    world.core.on_step(world.executor, StepReport(cache=CacheChange(stored=stored)))
+
+
+def test_fcfs_starts_in_the_order_of_arrival() -> None:
+    world = World(policy=FirstComeFirstServed(), capacity=WIDE, max_queue=100)
+    for request in range(1, 30):
+        world.submit(submission(request))
+    world.run()
+    assert admitted(world) == list(range(1, 30))
+
+
+def test_a_larger_priority_starts_first() -> None:
+    world = World(attached=False)
+    for request, priority in ((1, 0), (2, 5), (3, -1), (4, 5)):
+        world.submit(replace(submission(request), priority=priority))
+    world.attach()
+    world.run()
+    assert admitted(world) == [2, 4, 1, 3]
+
+
+def test_a_request_that_outlived_its_executor_goes_before_the_queue() -> None:
+    world = World(capacity=replace(WIDE, max_rows=1))
+    for request in range(1, 8):
+        world.submit(submission(request))
+    world.step()
+    world.restart()
+    world.orders()
+    assert admitted(world)[0] == 1
+
+
+def test_only_a_small_surplus_over_the_rows_is_given() -> None:
+    world = World(capacity=WIDE)
+    for request in range(1, 20):
+        world.submit(submission(request))
+    assert len(world.executor.assigned) == 2 + 2
+    world.step()
+    assert len(world.executor.assigned) == 4
+    world.step(4)
+    assert len(world.executor.assigned) == 4
+    assert admitted(world) == [1, 2, 3, 4]
+    world.step()
+    assert len(admitted(world)) == 6
+
+
+def test_prefill_is_given_a_few_steps_ahead() -> None:
+    world = World(capacity=replace(WIDE, max_rows=100, token_budget=8))
+    for request in range(1, 20):
+        world.submit(submission(request, prompt=(request,) * 8))
+    assert len(world.executor.assigned) == LOOKAHEAD_STEPS
+
+
+def test_a_step_without_tokens_counts_as_progress_of_the_prefill() -> None:
+    world = World(capacity=replace(WIDE, max_rows=100, token_budget=10))
+    world.submit(submission(1, prompt=(1,) * 100))
+    world.submit(submission(2))
+    assert list(world.executor.assigned) == [1]
+    for step in range(1, 6):
+        world.core.on_step(world.executor, StepReport(step=step))
+        assert list(world.executor.assigned) == [1]
+    world.core.on_step(world.executor, StepReport(step=6))
+    assert list(world.executor.assigned) == [1]
+    world.core.on_step(world.executor, StepReport(step=7))
+    assert list(world.executor.assigned) == [1, 2]
+
+
+def test_a_request_waits_while_the_pages_are_taken() -> None:
+    world = World(capacity=replace(CAPACITY, num_pages=20))
+    world.submit(submission(1, prompt=(1,) * 60))
+    world.submit(submission(2, prompt=(2,) * 60))
+    assert list(world.executor.assigned) == [1]
+    world.run()
+    assert admitted(world) == [1, 2]
+
+
+def test_a_prompt_that_the_cache_holds_needs_no_pages() -> None:
+    world = World(capacity=replace(CAPACITY, num_pages=30))
+    cache(world, (1,) * 60)
+    world.submit(submission(1, prompt=(1,) * 60))
+    world.submit(submission(2, prompt=(1,) * 60))
+    assert list(world.executor.assigned) == [1, 2]
+
+
+def test_an_idle_executor_gets_a_request_whatever_its_size() -> None:
+    world = World(capacity=replace(CAPACITY, num_pages=2))
+    world.submit(submission(1, prompt=(1,) * 60))
+    assert list(world.executor.assigned) == [1]
+
+
+def test_more_siblings_than_rows_are_given_together() -> None:
+    world = World(capacity=WIDE)
+    world.submit(submission(*range(1, 10)))
+    assert [len(admit.requests) for admit in world.orders().admits] == [9]
+
+
+def test_lpm_prefers_the_longest_cached_prefix_of_the_same_namespace() -> None:
+    world = World(policy=LongestPrefixMatch(), capacity=replace(WIDE, max_rows=1))
+    hot = (5,) * 40
+    cache(world, hot)
+    world.submit(submission(101, 102, 103))
+    world.submit(submission(1))
+    world.submit(replace(submission(2, prompt=hot), cache_namespace=b"tenant"))
+    world.submit(submission(3, prompt=hot[:20]))
+    world.submit(submission(4, prompt=hot))
+    world.run()
+    assert admitted(world)[3:] == [4, 3, 1, 2]
+
+
+def test_lpm_overtakes_nobody_without_end() -> None:
+    bypass = 3
+    world = World(policy=LongestPrefixMatch(max_bypass=bypass), capacity=replace(WIDE, max_rows=1))
+    hot = (5,) * 40
+    cache(world, hot)
+    for request in range(1, 4):
+        world.submit(submission(request, prompt=hot))
+    world.submit(submission(1000))
+    world.submit(submission(1001))
+    for request in range(4, 40):
+        world.submit(submission(request, prompt=hot))
+    world.run()
+    order = admitted(world)
+    assert order.index(1000) == 3 + bypass
+    assert order.index(1001) == order.index(1000) + 1 + bypass
+
+
+def test_lpm_does_not_let_a_cached_prefix_beat_a_priority() -> None:
+    world = World(policy=LongestPrefixMatch(), capacity=replace(WIDE, max_rows=1))
+    cache(world, (5,) * 40)
+    for request in range(1, 4):
+        world.submit(submission(request))
+    world.submit(submission(4, prompt=(5,) * 40))
+    world.submit(replace(submission(5), priority=1))
+    world.run()
+    assert admitted(world)[3:] == [5, 4]
