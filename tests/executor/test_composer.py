@@ -127,6 +127,7 @@ def test_the_latest_in_order_gives_way_when_pages_run_out_and_ends_with_the_same
     retracted: list[int] = []
     while (plan := engine.compose()) is not None:
         retracted += [sequence.request_id for sequence in plan.retracted]
+        assert all(sequence.status is SequenceStatus.WAITING for sequence in plan.retracted), "resumed in the same step"
         engine.complete(plan)
         engine.check()
     assert retracted[:2] == [0, 1]
@@ -239,3 +240,24 @@ def test_misuse_is_refused() -> None:
         engine.composer.complete(plan, [1])
     with pytest.raises(ValueError, match="token_budget must be greater than max_rows"):
         ComposerLimits(max_rows=8, token_budget=8, max_context=10)
+
+
+def test_a_page_that_is_copied_from_is_not_given_to_another_row_in_the_same_step() -> None:
+    engine = FakeEngine(num_pages=4, page_size=4, max_rows=4, token_budget=64, headroom_pages=0)
+    run_checked(engine, [make(1, [1, 1, 1, 1, 2], max_tokens=1), make(2, [3, 3], max_tokens=1)])
+    assert engine.tree.num_pages == 3
+    both = [make(3, [1, 1, 1, 1, 2, 4], max_tokens=1), make(4, [3, 3, 4], max_tokens=1)]
+    for sequence in both:
+        engine.composer.add(sequence)
+    plan = engine.step()
+    assert plan is not None
+    assert [work.sequence for work in plan.rows] == both
+    assert {copy.src for copy in plan.copies}.isdisjoint(copy.dst for copy in plan.copies)
+    assert [sequence.tokens for sequence in both] == [expected(sequence) for sequence in both]
+
+
+def test_a_prompt_that_needs_every_page_gives_up_the_copy_of_a_cached_one() -> None:
+    engine = FakeEngine(num_pages=2, page_size=4, max_rows=4, token_budget=64)
+    run_checked(engine, [make(1, [1, 1], max_tokens=1)])
+    run_checked(engine, [make(2, [1, 1, 2, 2, 3], max_tokens=2)])
+    assert engine.num_copied == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class CacheEventKind(IntEnum):
@@ -13,8 +13,7 @@ class CacheEventKind(IntEnum):
     REMOVED = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEvent:
+class CacheEvent(NamedTuple):
     """Consecutive full pages of one prefix that were stored, or removed.
 
     Only full pages are told: a partly filled page cannot be looked up by a hash of its tokens.

@@ -18,6 +18,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash
 from bough.executor.cache.events import CacheEvent, CacheEventKind
@@ -91,8 +92,7 @@ class Match:
     tail: TailMatch | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class Extension(NamedTuple):
     """What became of pages that were offered to the tree."""
 
     node: Node
@@ -360,7 +360,6 @@ class RadixTree:
         upper.hashes = node.hashes[:num_pages]
         upper.start = node.start
         upper.locks = node.locks
-        upper.last_used = node.last_used
         parent.children[bytes(upper.key[: self._page_bytes])] = upper
         node.parent = upper
         node.key = node.key[cut:]
