@@ -112,7 +112,8 @@ def write_checkpoint(name: str, model_dir: Path, dtype: torch.dtype = torch.floa
     config = AutoConfig.for_model(recipe.model_type, **{**_SMALL, **recipe.fields})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        from_config: Any = AutoModelForCausalLM.from_config  # untyped in transformers
+        model = from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 1:

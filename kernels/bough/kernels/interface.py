@@ -10,17 +10,19 @@ from torch import Tensor
 class Linear(Protocol):
     """A weight matrix in whatever form an implementation likes, ready to be multiplied with.
 
-    The owner sees only `out_features`; the weight may be packed, and later sharded or quantised.
+    Its owner sees no weight: it may be packed, and later sharded or quantised.
     """
-
-    out_features: int
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [T, in] to [T, out] in the dtype of `x`."""
         ...
 
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """Add what `x` [T, in] maps to into `residual` [T, out], in place."""
+        ...
+
     def logits(self, x: Tensor) -> Tensor:
-        """Map [T, in] to [T, out] in float32, without rounding the sums to the dtype of `x`."""
+        """Map [T, in] to [T, out] in float32, whatever the dtype of `x`."""
         ...
 
 
@@ -29,18 +31,24 @@ class Kernels(Protocol):
 
     name: str
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        """Prepare a weight [out, in] and a bias [out] for multiplication."""
+    def embed(self, table: Tensor, tokens: Tensor) -> Tensor:
+        """Rows of `table` [vocab, D] for tokens [T] int64."""
+        ...
+
+    def take_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Rows [S] int64 of `x` [T, D]."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in float32 inside; x is [T, D]."""
         ...
 
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Add `x` into `residual` (in place; both [T, D]) and return the RMS norm of the sum."""
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Prepare a weight [out, in] and a bias [out] for multiplication."""
         ...
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """`silu(gate) * up` of [T, 2 * D] whose first half is gate; returns [T, D]."""
+    def gated_linear(
+        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+    ) -> Linear:
+        """Prepare `silu(gate(x)) * up(x)` of two weights [out, in] as one product; only calls are defined on it."""
         ...

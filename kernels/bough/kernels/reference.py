@@ -12,18 +12,26 @@ from bough.kernels.interface import Linear
 class TorchLinear:
     """A dense layer as torch computes it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.out_features = int(weight.shape[0])
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, gated: bool = False) -> None:
         self._weight = weight
         self._bias = bias
+        self._gated = gated
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [T, in] to [T, out]."""
-        return F.linear(x, self._weight, self._bias)
+        out = F.linear(x, self._weight, self._bias)
+        if not self._gated:
+            return out
+        gate, up = out.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """Add the result into the residual."""
+        residual += self(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map [T, in] to [T, out] in float32."""
-        return F.linear(x, self._weight, self._bias).float()
+        return self(x).float()
 
 
 class TorchKernels:
@@ -31,9 +39,13 @@ class TorchKernels:
 
     name = "torch"
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        """Keep the weight as it is."""
-        return TorchLinear(weight, bias)
+    def embed(self, table: Tensor, tokens: Tensor) -> Tensor:
+        """Look tokens up."""
+        return F.embedding(tokens, table)
+
+    def take_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Pick rows."""
+        return x[rows]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Root-mean-square norm in float32."""
@@ -41,12 +53,13 @@ class TorchKernels:
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
         return weight * wide.to(x.dtype)
 
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Residual addition, then the norm."""
-        residual += x
-        return self.rms_norm(residual, weight, eps)
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Keep the weight as it is."""
+        return TorchLinear(weight, bias)
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """Gated activation."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
+    def gated_linear(
+        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+    ) -> Linear:
+        """One product for both, gate first."""
+        bias = None if gate_bias is None or up_bias is None else torch.cat((gate_bias, up_bias))
+        return TorchLinear(torch.cat((gate, up)), bias, gated=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bough.executor.attention.base import AttentionBackend
+from bough.executor.attention.native_backend import MAX_HEAD_DIM, NativeAttention, native_step
 from bough.executor.attention.torch_backend import TorchAttention
 from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import KVCache, KVCacheLayout
@@ -20,8 +22,13 @@ from bough.executor.models.config import ModelConfig, ModelError
 from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
 from bough.executor.resources import available_cores, available_memory_bytes, resident_peak_bytes
+from bough.kernels.cpu.build import BuildError
+from bough.kernels.cpu.native import WIDTH_MULTIPLE, NativeKernels, OpRunner
+from bough.kernels.cpu.program import Program
 from bough.kernels.interface import Kernels
 from bough.kernels.reference import TorchKernels
+
+_log = logging.getLogger(__name__)
 
 _LOAD_SHARE = 0.8
 """Part of the progress bar that loading weights takes; profile and warm-up share the rest."""
@@ -51,15 +58,17 @@ class RunnerConfig:
 class ModelRunner:
     """Runs forward passes. Not thread-safe: one thread loads and steps."""
 
-    def __init__(self, config: RunnerConfig, model: LlamaForCausalLM, layout: KVCacheLayout, backend: str) -> None:
+    def __init__(self, config: RunnerConfig, model: LlamaForCausalLM, layout: KVCacheLayout, backend: _Backend) -> None:
         self.config = config
         self.model_config: ModelConfig = model.config
         self.layout = layout
-        self.backend = backend
-        """Name of the implementation in use."""
+        self.backend = backend.kernels.name
+        """Name of the implementation in use: native or torch."""
         self.max_context = _max_context(config, model.config)
         self._model = model
+        self._backend = backend
         self._cache = KVCache(layout, 1)
+        self._program: Program | None = None
 
     @classmethod
     def load(cls, config: RunnerConfig, progress: Progress = no_progress) -> ModelRunner:
@@ -74,14 +83,15 @@ class ModelRunner:
         """
         model_config = ModelConfig.read(config.model_dir)
         check_supported(model_config)
-        torch.set_num_threads(config.num_threads or available_cores())
-        dtype = getattr(torch, model_config.dtype if config.dtype == "auto" else config.dtype)
-        kernels, attention = _backend(config)
+        num_threads = config.num_threads or available_cores()
+        torch.set_num_threads(num_threads)
+        dtype: torch.dtype = getattr(torch, model_config.dtype if config.dtype == "auto" else config.dtype)
+        backend = _choose_backend(config, model_config, num_threads)
         with torch.inference_mode(), _checkpoint(config, dtype, progress) as weights:
             build = BuildContext(
                 weights=weights,
-                kernels=kernels,
-                attention=attention,
+                kernels=backend.kernels,
+                attention=backend.attention,
                 max_context=_max_context(config, model_config),
             )
             model = build_model(model_config, build)
@@ -91,11 +101,10 @@ class ModelRunner:
             head_dim=model_config.head_dim,
             dtype=dtype,
         )
-        runner = cls(config, model, layout, kernels.name)
+        runner = cls(config, model, layout, backend)
         progress(_LOAD_SHARE, "measuring memory")
         num_pages = config.num_pages or runner._measure_pages()
-        with torch.inference_mode():
-            runner._cache = KVCache(layout, num_pages)
+        runner._allocate(num_pages)
         progress(0.9, "warming up")
         runner._run_largest(min(config.token_budget, 64))
         progress(1.0, "ready")
@@ -119,12 +128,27 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Run a step: logits [S, vocab] float32 of the batch's `logit_rows`, keys and values written to the pages."""
-        return self._model.forward(batch, self._cache)
+        if self._program is None:
+            return self._model.forward(batch, self._cache)
+        return self._program.run(native_step(batch))
 
     @torch.inference_mode()
     def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy whole pages before a step; targets are distinct and none of them is a source."""
         self._cache.copy_pages(sources, targets)
+
+    @torch.inference_mode()
+    def _allocate(self, num_pages: int) -> None:
+        """Make the pages, and record the native program that works on them."""
+        self._program = None
+        self._cache = KVCache(self.layout, num_pages)
+        ops = self._backend.ops
+        if ops is None:
+            return
+        ops.recording = []
+        self._model.forward(_chunk_batch(2, self.page_size), self._cache)
+        self._program = Program(ops, ops.recording, self.vocab_size)
+        ops.recording = None
 
     def _measure_pages(self) -> int:
         """Pages that fit beside the largest step, at most what all rows can fill.
@@ -135,8 +159,7 @@ class ModelRunner:
         cap = self.config.max_rows * -(-self.max_context // self.page_size)
         before = resident_peak_bytes()
         num_tokens = min(self.config.token_budget, self.max_context)
-        with torch.inference_mode():
-            self._cache = KVCache(self.layout, -(-num_tokens // self.page_size))
+        self._allocate(-(-num_tokens // self.page_size))
         self._run_largest(num_tokens)
         reserve = max(0, resident_peak_bytes() - before)
         fitting = (available_memory_bytes() - reserve) // self.layout.page_bytes
@@ -159,8 +182,40 @@ def _max_context(config: RunnerConfig, model: ModelConfig) -> int:
     return min(config.max_context or model.max_position, model.max_position)
 
 
-def _backend(config: RunnerConfig) -> tuple[Kernels, AttentionBackend]:
-    return TorchKernels(), TorchAttention()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backend:
+    """Implementations that work together."""
+
+    kernels: Kernels
+    attention: AttentionBackend
+    ops: OpRunner | None
+    """Runs native operations; None for plain torch."""
+
+
+def _choose_backend(config: RunnerConfig, model: ModelConfig, num_threads: int) -> _Backend:
+    """Native operations where they can be had, plain torch otherwise.
+
+    Raises:
+        ModelError: native ones were asked for by name and cannot be had.
+    """
+    if config.backend != "torch":
+        try:
+            _check_native_shapes(model)
+            ops = OpRunner(num_threads=num_threads)
+            return _Backend(kernels=NativeKernels(ops), attention=NativeAttention(ops), ops=ops)
+        except (BuildError, ModelError) as error:
+            if config.backend == "native":
+                raise ModelError(f"backend = 'native' cannot be used: {error}; accepted: 'auto', 'torch'") from None
+            _log.warning("native operations cannot be used, plain torch is several times slower: %s", error)
+    return _Backend(kernels=TorchKernels(), attention=TorchAttention(), ops=None)
+
+
+def _check_native_shapes(model: ModelConfig) -> None:
+    if model.head_dim > MAX_HEAD_DIM:
+        raise ModelError(f"config.json: head_dim = {model.head_dim}, native attention takes up to {MAX_HEAD_DIM}")
+    for name in ("hidden_size", "intermediate_size", "head_dim"):
+        if getattr(model, name) % WIDTH_MULTIPLE:
+            raise ModelError(f"config.json: {name} = {getattr(model, name)} is no multiple of {WIDTH_MULTIPLE}")
 
 
 def _checkpoint(config: RunnerConfig, dtype: torch.dtype, progress: Progress) -> Checkpoint:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
-from tests.helpers.batches import Driver
-from tests.helpers.checkpoints import TINY, write_checkpoint
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from bough.executor.runner import ModelRunner, RunnerConfig
+from tests.helpers.batches import Driver
+from tests.helpers.checkpoints import TINY, write_checkpoint
 
 TOLERANCE = 1e-4
 LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 257, 700)
@@ -25,7 +25,7 @@ class Pair:
     """A model served by us and the same by transformers."""
 
     runner: ModelRunner
-    oracle: PreTrainedModel
+    oracle: Any
 
     def expected(self, tokens: list[int]) -> Tensor:
         """Transformers' logits [tokens, vocab]."""
@@ -43,7 +43,7 @@ def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def pair(request: pytest.FixtureRequest, model_dir: Path) -> Iterator[Pair]:
     backend: Literal["torch", "native"] = request.param
     runner = ModelRunner.load(RunnerConfig(model_dir=model_dir, num_pages=256, backend=backend, max_rows=8))
-    oracle = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager")
+    oracle: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager")
     yield Pair(runner=runner, oracle=oracle.eval())
 
 

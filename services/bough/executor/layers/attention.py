@@ -28,7 +28,7 @@ class SelfAttention:
         self._backend = build.attention
         self._spec = spec
 
-    def __call__(self, x: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache."""
+    def add_to(self, hidden: Tensor, x: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
+        """Add the attention of `x` into `hidden`, both [T, hidden]; the tokens' keys and values go to the cache."""
         queries = self._backend.store(self._qkv(x), self._spec, cache, batch)
-        return self._out(self._backend.attend(queries, self._spec, cache, batch))
+        self._out.add_to(hidden, self._backend.attend(queries, self._spec, cache, batch))

@@ -9,16 +9,13 @@ from bough.executor.models.config import ModelConfig
 
 
 class GatedMLP:
-    """`down(silu(gate(x)) * up(x))`, gate and up as one product."""
+    """`down(silu(gate(x)) * up(x))`."""
 
     def __init__(self, build: BuildContext, name: str, config: ModelConfig) -> None:
         hidden, inner = config.hidden_size, config.intermediate_size
-        self._silu_mul = build.kernels.silu_mul
-        self._gate_up = build.joint_linear(
-            [(f"{name}.gate_proj", inner), (f"{name}.up_proj", inner)], hidden, config.mlp_bias
-        )
+        self._gate_up = build.gated_linear(f"{name}.gate_proj", f"{name}.up_proj", hidden, inner, config.mlp_bias)
         self._down = build.linear(f"{name}.down_proj", inner, hidden, config.mlp_bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map [T, hidden] to [T, hidden]."""
-        return self._down(self._silu_mul(self._gate_up(x)))
+    def add_to(self, hidden: Tensor, x: Tensor) -> None:
+        """Add the block's output for `x` into `hidden`, both [T, hidden]."""
+        self._down.add_to(hidden, self._gate_up(x))

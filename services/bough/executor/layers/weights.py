@@ -46,7 +46,22 @@ class BuildContext:
             in_features: input features of all.
             bias: whether each has a bias.
         """
-        weights = [self.weights.take(f"{name}.weight", (size, in_features)) for name, size in parts]
-        biases = [self.weights.take(f"{name}.bias", (size,)) for name, size in parts] if bias else None
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return self.kernels.linear(weight, None if biases is None else torch.cat(biases))
+        weights = [self._weight(name, in_features, size) for name, size in parts]
+        biases = [self._bias(name, size, bias) for name, size in parts]
+        joint_bias = torch.cat([b for b in biases if b is not None]) if bias else None
+        return self.kernels.linear(weights[0] if len(weights) == 1 else torch.cat(weights), joint_bias)
+
+    def gated_linear(self, gate: str, up: str, in_features: int, out_features: int, bias: bool = False) -> Linear:
+        """`silu(gate(x)) * up(x)` of two layers of the checkpoint."""
+        return self.kernels.gated_linear(
+            self._weight(gate, in_features, out_features),
+            self._weight(up, in_features, out_features),
+            self._bias(gate, out_features, bias),
+            self._bias(up, out_features, bias),
+        )
+
+    def _weight(self, name: str, in_features: int, out_features: int) -> Tensor:
+        return self.weights.take(f"{name}.weight", (out_features, in_features))
+
+    def _bias(self, name: str, size: int, present: bool) -> Tensor | None:
+        return self.weights.take(f"{name}.bias", (size,)) if present else None

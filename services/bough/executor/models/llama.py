@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from bough.executor.attention.base import AttentionSpec
@@ -22,18 +21,16 @@ class DecoderLayer:
         self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
     ) -> None:
         self._eps = config.rms_norm_eps
-        self._add_norm = build.kernels.add_rms_norm
+        self._norm = build.kernels.rms_norm
         self._input_norm = build.norm(f"{name}.input_layernorm", config.hidden_size)
         self._attention = SelfAttention(build, f"{name}.self_attn", config, spec, qkv_bias)
         self._post_norm = build.norm(f"{name}.post_attention_layernorm", config.hidden_size)
         self._mlp = GatedMLP(build, f"{name}.mlp", config)
 
-    def __call__(self, x: Tensor, residual: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """Add `x` to the residual (in place) and return what this layer adds to it; both [T, hidden]."""
-        x = self._add_norm(x, residual, self._input_norm, self._eps)
-        x = self._attention(x, cache, batch)
-        x = self._add_norm(x, residual, self._post_norm, self._eps)
-        return self._mlp(x)
+    def update(self, hidden: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
+        """Add this layer's attention and feed-forward into the residual stream `hidden` [T, hidden], in place."""
+        self._attention.add_to(hidden, self._norm(hidden, self._input_norm, self._eps), cache, batch)
+        self._mlp.add_to(hidden, self._norm(hidden, self._post_norm, self._eps))
 
 
 class LlamaForCausalLM:
@@ -80,10 +77,10 @@ class LlamaForCausalLM:
 
     def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """Run a step and return the logits [S, vocab] float32 of the batch's `logit_rows`."""
-        x = F.embedding(batch.tokens, self._embedding)
-        residual = x.new_zeros(x.shape)
+        kernels = self._kernels
+        hidden = kernels.embed(self._embedding, batch.tokens)
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
-            x = layer(x, residual, layer_cache, batch)
+            layer.update(hidden, layer_cache, batch)
         # only the rows that sample pay for the final norm and the head
-        x, residual = x[batch.logit_rows], residual[batch.logit_rows]
-        return self._head.logits(self._kernels.add_rms_norm(x, residual, self._final_norm, self.config.rms_norm_eps))
+        hidden = kernels.take_rows(hidden, batch.logit_rows)
+        return self._head.logits(kernels.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps))

@@ -1,0 +1,1 @@
+"""Native operations for the CPU: C++ built on first use for the machine it runs on."""
