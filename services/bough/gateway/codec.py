@@ -1,0 +1,144 @@
+"""Protobuf to the gateway's domain types and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bough.common.codec import decode_tokens
+from bough.common.sampling import FinishReason, GrammarKind
+from bough.gateway.domain import (
+    ChatPrompt,
+    Constraint,
+    GenerationRequest,
+    IdsPrompt,
+    Prompt,
+    SamplingOptions,
+    TextPrompt,
+)
+from bough.gateway.errors import refuse
+from bough.gateway.receiver import Piece, TextRow, TokenInfo
+from bough.rpc.v1 import common_pb2, detokenizer_pb2, gateway_pb2
+
+
+def decode_text(message: detokenizer_pb2.TextColumns) -> Iterator[TextRow]:
+    """Rows of a detokenizer's message. Raises ValueError where the columns do not fit each other."""
+    batch = decode_tokens(message.tokens)
+    infos = _decode_logprobs(message, batch.tokens) if batch.logprobs else {}
+    text, start, text_start, stops = message.text, 0, 0, iter(message.stop_strings)
+    for request, position, count, finish, offset, length in zip(
+        batch.requests, batch.positions, batch.counts, batch.finish, message.offsets, message.lengths, strict=True
+    ):
+        end, text_end = start + count, text_start + length
+        row = TextRow(
+            request, position, batch.tokens[start:end], FinishReason(finish), offset, text[text_start:text_end]
+        )
+        if finish == FinishReason.STOP_STRING:
+            row.stop_string = next(stops, "")
+        if count and start in infos:
+            row.logprobs = [infos[i] for i in range(start, end)]
+        yield row
+        start, text_start = end, text_end
+    if text_start != len(text):
+        raise ValueError(f"lengths add up to {text_start} characters, the text has {len(text)}")
+
+
+def _decode_logprobs(message: detokenizer_pb2.TextColumns, tokens: list[int]) -> dict[int, TokenInfo]:
+    columns, top_bytes, start = message.tokens.logprobs, message.top_bytes, 0
+    infos: dict[int, TokenInfo] = {}
+    for index, data, logprob, rank, count in zip(
+        columns.indices, message.logprob_bytes, columns.logprobs, columns.ranks, columns.top_counts, strict=True
+    ):
+        end = start + count
+        top = zip(columns.top_ids[start:end], top_bytes[start:end], columns.top_logprobs[start:end], strict=True)
+        infos[index] = TokenInfo(tokens[index], data, logprob, rank, tuple(top))
+        start = end
+    return infos
+
+
+def decode_generate(message: gateway_pb2.GenerateRequest) -> GenerationRequest:
+    """A client's gRPC call to the domain; InvalidRequestError where it has no prompt."""
+    return GenerationRequest(
+        prompts=(_decode_prompt(message),),
+        model=message.model,
+        n=message.n if message.HasField("n") else 1,
+        options=_decode_options(message),
+        constraint=_decode_constraint(message),
+        cache_salt=message.cache_salt,
+    )
+
+
+def _decode_prompt(message: gateway_pb2.GenerateRequest) -> Prompt:
+    which = message.WhichOneof("prompt")
+    if which == "text":
+        return TextPrompt(message.text)
+    if which == "token_ids":
+        return IdsPrompt(tuple(message.token_ids.ids))
+    if which == "chat":
+        chat = message.chat
+        return ChatPrompt(
+            messages_json=chat.messages_json,
+            tools_json=chat.tools_json,
+            template_kwargs_json=chat.template_kwargs_json,
+        )
+    raise refuse("prompt", None, "one of text, token_ids and chat")
+
+
+def _decode_options(message: gateway_pb2.GenerateRequest) -> SamplingOptions:
+    def given(name: str) -> bool:
+        return message.HasField(name)  # type: ignore[arg-type]  # names below are all optional fields
+
+    return SamplingOptions(
+        max_tokens=message.max_tokens if given("max_tokens") else None,
+        min_tokens=message.min_tokens if given("min_tokens") else None,
+        temperature=message.temperature if given("temperature") else None,
+        top_p=message.top_p if given("top_p") else None,
+        top_k=message.top_k if given("top_k") else None,
+        min_p=message.min_p if given("min_p") else None,
+        seed=message.seed if given("seed") else None,
+        presence_penalty=message.presence_penalty if given("presence_penalty") else None,
+        frequency_penalty=message.frequency_penalty if given("frequency_penalty") else None,
+        repetition_penalty=message.repetition_penalty if given("repetition_penalty") else None,
+        stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        include_stop=message.include_stop,
+        skip_special_tokens=not message.keep_special_tokens,
+        logit_bias=dict(message.logit_bias),
+        top_logprobs=message.top_logprobs if given("top_logprobs") else None,
+    )
+
+
+def _decode_constraint(message: gateway_pb2.GenerateRequest) -> Constraint | None:
+    which = message.WhichOneof("constraint")
+    if which == "json_schema":
+        return Constraint(kind=GrammarKind.JSON_SCHEMA, text=message.json_schema, field=which)
+    if which == "regex":
+        return Constraint(kind=GrammarKind.REGEX, text=message.regex, field=which)
+    if which == "json_object" and message.json_object:
+        return Constraint(kind=GrammarKind.JSON_OBJECT, text="", field=which)
+    return None
+
+
+def encode_piece(generation: str, piece: Piece, next_position: int) -> gateway_pb2.GenerateResponse:
+    """A piece of one continuation to the wire, without its usage."""
+    return gateway_pb2.GenerateResponse(
+        generation=generation,
+        index=piece.index,
+        text=piece.text,
+        token_ids=piece.tokens,
+        next_position=next_position,
+        finish_reason=common_pb2.FinishReason.ValueType(int(piece.finish)),
+        stop_string=piece.stop_string,
+        logprobs=None if piece.logprobs is None else _encode_logprobs(piece.logprobs),
+    )
+
+
+def _encode_logprobs(infos: list[TokenInfo]) -> common_pb2.LogprobColumns:
+    return common_pb2.LogprobColumns(
+        indices=range(len(infos)),
+        logprobs=[info.logprob for info in infos],
+        ranks=[info.rank for info in infos],
+        top_counts=[len(info.top) for info in infos],
+        top_ids=[token for info in infos for token, _, _ in info.top],
+        top_logprobs=[logprob for info in infos for _, _, logprob in info.top],
+    )

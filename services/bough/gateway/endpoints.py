@@ -1,0 +1,191 @@
+"""The generating endpoints of the REST API: POST /v1/completions and /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from bough.common.errors import BoughError, InternalError
+from bough.gateway.body import parse_body, read_body
+from bough.gateway.domain import GenerationRequest, IdsPrompt, TextPrompt
+from bough.gateway.errors import ClientGoneError, error_body
+from bough.gateway.formats import DONE, ChatFormat, Choice, CompletionFormat, Format, Shape, usage_of
+from bough.gateway.generate import Generator, Running
+from bough.gateway.receiver import Call
+from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody
+from bough.gateway.translate import chat_request, completion_request
+
+logger = logging.getLogger(__name__)
+
+Decode = Callable[[tuple[int, ...]], Awaitable[str]]
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # A proxy that gathers the stream would defeat it.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Answer with a JSON body."""
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *(headers or ())]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": data})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One parsed call."""
+
+    request: GenerationRequest
+    format_class: type[CompletionFormat] | type[ChatFormat]
+    stream: bool
+    include_usage: bool
+    token_ids: bool
+    echo: bool
+
+
+class GenerationEndpoints:
+    """Answers generating calls, streamed and not.
+
+    Args:
+        generator: Runs generations.
+        decode: Text of token ids, for echoing a prompt that came as ids.
+        limit_bytes: Largest body.
+    """
+
+    def __init__(self, generator: Generator, decode: Decode, *, limit_bytes: int) -> None:
+        self._generator = generator
+        self._decode = decode
+        self._limit_bytes = limit_bytes
+        identity = generator.model.identity
+        self._model = identity.model
+        self._fingerprint = f"fp_{identity.revision}"
+
+    async def completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST /v1/completions."""
+        body = await parse_body(await read_body(scope, receive, limit_bytes=self._limit_bytes), CompletionBody)
+        plan = _plan(body, completion_request(body), CompletionFormat, echo=bool(body.echo))
+        await self._answer(plan, f"cmpl-{scope['state']['request_id']}", scope, receive, send)
+
+    async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST /v1/chat/completions."""
+        body = await parse_body(await read_body(scope, receive, limit_bytes=self._limit_bytes), ChatBody)
+        plan = _plan(body, chat_request(body), ChatFormat, echo=False)
+        await self._answer(plan, f"chatcmpl-{scope['state']['request_id']}", scope, receive, send)
+
+    async def _answer(self, plan: _Plan, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(name)
+        watcher = asyncio.create_task(_watch_client(receive, call))
+        try:
+            traceparent: str = scope["state"]["traceparent"]
+            async with self._generator.run(call, plan.request, traceparent=traceparent) as running:
+                style = plan.format_class(call, await self._shape(plan))
+                if plan.stream:
+                    await _stream(running, style, send, include_usage=plan.include_usage)
+                else:
+                    await send_json(send, 200, await _gather(running, style))
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _shape(self, plan: _Plan) -> Shape:
+        echoes: list[str] = []
+        if plan.echo:
+            for prompt in plan.request.prompts:
+                if isinstance(prompt, TextPrompt):
+                    echoes.append(prompt.text)
+                elif isinstance(prompt, IdsPrompt):
+                    echoes.append(await self._decode(prompt.ids))
+        return Shape(
+            model=self._model,
+            fingerprint=self._fingerprint,
+            include_usage=plan.stream and plan.include_usage,
+            token_ids=plan.token_ids,
+            echoes=echoes,
+        )
+
+
+def _plan(
+    body: GenerationBody,
+    request: GenerationRequest,
+    format_class: type[CompletionFormat] | type[ChatFormat],
+    *,
+    echo: bool,
+) -> _Plan:
+    options = body.stream_options
+    return _Plan(
+        request=request,
+        format_class=format_class,
+        stream=bool(body.stream),
+        include_usage=options is not None and bool(options.include_usage),
+        token_ids=bool(body.return_token_ids),
+        echo=echo,
+    )
+
+
+async def _watch_client(receive: Receive, call: Call) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.fail(ClientGoneError())
+
+
+async def _gather(running: Running, style: Format) -> dict[str, Any]:
+    call = running.call
+    choices = [Choice(index) for index in range(len(call.receivers))]
+    while call.num_open or not all(choice.finish for choice in choices):
+        for receiver in await call.changed():
+            piece = receiver.take()
+            running.meter.saw(piece)
+            choices[piece.index].add(piece)
+    return style.body(choices, usage_of(call))
+
+
+async def _stream(running: Running, style: Format, send: Send, *, include_usage: bool) -> None:
+    """Write what has come in, at once; what comes in during a write goes out with the next one."""
+    call, meter = running.call, running.meter
+    # Until something came in, an error can still be answered with its own status.
+    changed = await call.changed()
+    await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+    num_open = len(call.receivers)
+    while True:
+        events: list[str] = []
+        for receiver in changed:
+            piece = receiver.take()
+            meter.saw(piece)
+            events.append(style.chunk(piece))
+            if piece.finish:
+                num_open -= 1
+        if not num_open:
+            if include_usage:
+                events.append(style.usage_chunk(usage_of(call)))
+            events.append(DONE)
+        data = "".join(events).encode()
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": bool(num_open)})
+        if not num_open:
+            return
+        try:
+            changed = await call.changed()
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            await _send_error(error, call, send)
+            return
+
+
+async def _send_error(error: Exception, call: Call, send: Send) -> None:
+    """End a stream with an error event. No [DONE] follows, since the stream is not whole."""
+    if not isinstance(error, BoughError):
+        logger.error("%s failed", call.name, exc_info=error)
+        error = InternalError("internal error")
+    data = f"data: {json.dumps(error_body(error), ensure_ascii=False)}\n\n".encode()
+    await send({"type": "http.response.body", "body": data, "more_body": False})

@@ -1,0 +1,151 @@
+"""Tokenizer and grammar service: unary calls, spread over all copies and tried again while one restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import grpc.aio
+
+from bough.common.codec import decode_identity, grammar_kind_to_wire
+from bough.common.errors import InvalidRequestError, MismatchError
+from bough.common.model import ModelIdentity, check_same_model
+from bough.common.rpc.channel import RetryPolicy, call, open_channel
+from bough.common.sampling import Grammar
+from bough.gateway.domain import ChatPrompt, Constraint
+from bough.rpc.v1 import grammar_pb2, grammar_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc
+
+Stub = TypeVar("Stub")
+T = TypeVar("T")
+
+
+def retry_policy(grace_s: float) -> RetryPolicy:
+    """Tries for about `grace_s`, so that a call outlives the restart of a peer."""
+    quick = RetryPolicy()
+    return RetryPolicy(attempts=quick.attempts + math.ceil(grace_s / quick.max_backoff_s))
+
+
+class Peer(Generic[Stub]):
+    """A service called by unary RPCs: a channel to each address of its setting, used in turn.
+
+    Args:
+        name: The service's name, for messages.
+        address: One address or several, by commas; `dns:///` names are spread by the channel itself.
+        stub: Makes a stub of a channel.
+        policy: How often a call is tried.
+    """
+
+    def __init__(self, name: str, address: str, stub: Callable[[grpc.aio.Channel], Stub], policy: RetryPolicy) -> None:
+        self.name = name
+        self.channels = [open_channel(part.strip()) for part in address.split(",") if part.strip()]
+        self.mismatch: MismatchError | None = None
+        """Set when the peer holds another model; calls are refused until it does not."""
+        self._policy = policy
+        self._stubs = itertools.cycle([stub(channel) for channel in self.channels])
+
+    async def call(
+        self,
+        method: Callable[[Stub], Callable[..., Awaitable[T]]],
+        request: object,
+        *,
+        traceparent: str = "",
+        once: bool = False,
+    ) -> T:
+        """Call a method of whichever copy is next; with `once`, for 2 seconds and without a second try."""
+        if self.mismatch is not None and not once:
+            raise self.mismatch
+        metadata = (("traceparent", traceparent),) if traceparent else None
+
+        async def attempt(message: object, *, timeout: float) -> T:  # noqa: ASYNC109  # gRPC's own deadline
+            return await method(next(self._stubs))(message, timeout=timeout, metadata=metadata)
+
+        policy = RetryPolicy(attempts=1, attempt_timeout_s=2.0) if once else self._policy
+        return await call(attempt, request, peer=self.name, policy=policy)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*(channel.close() for channel in self.channels))
+
+
+class Tokenizer:
+    """Text and chats to token ids."""
+
+    def __init__(self, address: str, policy: RetryPolicy) -> None:
+        self.peer: Peer[tokenizer_pb2_grpc.TokenizerServiceAsyncStub] = Peer(
+            "tokenizer", address, tokenizer_pb2_grpc.TokenizerServiceStub, policy
+        )
+
+    async def encode(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, traceparent: str = ""
+    ) -> list[tuple[int, ...]]:
+        """Token ids of each text."""
+        request = tokenizer_pb2.EncodeRequest(texts=texts, add_special_tokens=add_special_tokens)
+        response: tokenizer_pb2.EncodeResponse
+        try:
+            response = await self.peer.call(lambda stub: stub.Encode, request, traceparent=traceparent)
+        except InvalidRequestError as error:
+            error.field = error.field or "prompt"
+            raise
+        return [tuple(encoding.ids) for encoding in response.encodings]
+
+    async def encode_chat(self, prompt: ChatPrompt, *, traceparent: str = "") -> tuple[int, ...]:
+        """Token ids of a rendered chat."""
+        request = tokenizer_pb2.EncodeChatRequest(
+            messages_json=prompt.messages_json,
+            tools_json=prompt.tools_json,
+            template_kwargs_json=prompt.template_kwargs_json,
+            add_generation_prompt=prompt.add_generation_prompt,
+            continue_final_message=prompt.continue_final_message,
+        )
+        response: tokenizer_pb2.EncodeChatResponse
+        try:
+            response = await self.peer.call(lambda stub: stub.EncodeChat, request, traceparent=traceparent)
+        except InvalidRequestError as error:
+            error.field = error.field or "messages"
+            raise
+        return tuple(response.ids)
+
+    async def check(self, identity: ModelIdentity) -> None:
+        """Raise unless a copy answers and holds the model."""
+        response: tokenizer_pb2.TokenizerDescribeResponse = await self.peer.call(
+            lambda stub: stub.Describe, tokenizer_pb2.TokenizerDescribeRequest(), once=True
+        )
+        _compare(self.peer, identity, decode_identity(response.identity))
+
+
+class GrammarCompiler:
+    """Constraints to compiled grammars, which stay in the grammar service; here they are a key."""
+
+    def __init__(self, address: str, policy: RetryPolicy) -> None:
+        self.peer: Peer[grammar_pb2_grpc.GrammarServiceAsyncStub] = Peer(
+            "grammar", address, grammar_pb2_grpc.GrammarServiceStub, policy
+        )
+
+    async def compile(self, constraint: Constraint, *, traceparent: str = "") -> Grammar:
+        """Compile a constraint; InvalidRequestError names the client's field."""
+        request = grammar_pb2.CompileRequest(kind=grammar_kind_to_wire(constraint.kind), text=constraint.text)
+        response: grammar_pb2.CompileResponse
+        try:
+            response = await self.peer.call(lambda stub: stub.Compile, request, traceparent=traceparent)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{constraint.field}: {error}", field=constraint.field) from error
+        return Grammar(key=response.key, kind=constraint.kind, text=constraint.text)
+
+    async def check(self, identity: ModelIdentity) -> None:
+        """Raise unless a copy answers and holds the model."""
+        response: grammar_pb2.GrammarDescribeResponse = await self.peer.call(
+            lambda stub: stub.Describe, grammar_pb2.GrammarDescribeRequest(), once=True
+        )
+        _compare(self.peer, identity, decode_identity(response.identity))
+
+
+def _compare(peer: Peer[Stub], mine: ModelIdentity, theirs: ModelIdentity) -> None:
+    try:
+        check_same_model(mine, theirs, peer=peer.name)
+    except MismatchError as error:
+        peer.mismatch = error
+        raise
+    peer.mismatch = None

@@ -1,0 +1,183 @@
+"""The bodies that the REST API takes, field by field as OpenAI's API, vLLM and SGLang name them.
+
+Types are strict: `"1"` is no number and `true` no integer. Unknown fields are refused, since a mistyped name that is
+silently ignored costs its user more. Limits of values are in `rules`, for both APIs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from bough.common.errors import InvalidRequestError
+from bough.gateway.errors import refuse
+from bough.gateway.rules import ACCEPTED
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class RefusedValue(ValueError):
+    """Carries an error through pydantic, which lets only ValueErrors of validators through."""
+
+    def __init__(self, error: InvalidRequestError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _refuse_unless_none(name: str, accepted: str) -> BeforeValidator:
+    def check(value: Any) -> None:
+        if value is not None:
+            raise RefusedValue(refuse(name, value, accepted))
+
+    return BeforeValidator(check)
+
+
+class StreamOptions(_Body):
+    """How a stream is sent."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class JsonSchema(_Body):
+    """A named JSON schema. `strict` changes nothing: the schema always holds."""
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: Any = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """What the output must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class GenerationBody(_Body):
+    """What completions and chats have in common."""
+
+    model: str | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    cache_salt: str | None = Field(None, max_length=1024)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    # Taken and not used: they concern OpenAI's own platform.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: str | None = None
+    moderation: Any = None
+
+
+class CompletionBody(GenerationBody):
+    """The body of POST /v1/completions."""
+
+    prompt: Any
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: Annotated[None, _refuse_unless_none("suffix", "null: inserting text is not supported")] = None
+
+
+class Tool(_Body):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
+_TOOL_CHOICE = '"none" or "auto": forcing a tool call is not supported yet'
+
+
+def _tool_choice(value: Any) -> Any:
+    if value not in (None, "none", "auto"):
+        raise RefusedValue(refuse("tool_choice", value, _TOOL_CHOICE))
+    return value
+
+
+class ChatBody(GenerationBody):
+    """The body of POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Annotated[str | None, BeforeValidator(_tool_choice)] = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    parallel_tool_calls: bool | None = None
+    prediction: Any = None
+    verbosity: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    audio: Annotated[None, _refuse_unless_none("audio", "null: only text is served")] = None
+    web_search_options: Annotated[None, _refuse_unless_none("web_search_options", "null")] = None
+    functions: Annotated[None, _refuse_unless_none("functions", "null: use tools")] = None
+    function_call: Annotated[None, _refuse_unless_none("function_call", "null: use tool_choice")] = None
+
+
+class TokenizeBody(_Body):
+    """The body of POST /v1/tokenize: a text or a chat."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+
+
+class DetokenizeBody(_Body):
+    """The body of POST /v1/detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
+    skip_special_tokens: bool | None = None
+
+
+def logit_bias_ids(logit_bias: Mapping[str, float]) -> dict[int, float]:
+    """The keys of logit_bias as numbers."""
+    try:
+        return {int(key): value for key, value in logit_bias.items() if _plain(key)}
+    except ValueError:
+        raise refuse("logit_bias", dict(logit_bias), ACCEPTED["logit_bias"]) from None
+
+
+def _plain(key: str) -> bool:
+    # int() also takes "1_0", " 1" and digits of other scripts.
+    if not (key.isascii() and key.isdigit() and len(key) < 12):
+        raise ValueError(key)
+    return True

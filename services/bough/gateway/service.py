@@ -1,0 +1,167 @@
+"""The gateway as a process: REST and public gRPC in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+
+from bough.common.config import Settings
+from bough.common.errors import ModelError, UnavailableError
+from bough.common.model import read_model_files
+from bough.common.rpc.server import RpcServer
+from bough.common.service import Service
+from bough.common.telemetry import Telemetry
+from bough.gateway.app import ApiKey, App, route
+from bough.gateway.detokenizers import DetokenizerPool
+from bough.gateway.endpoints import GenerationEndpoints
+from bough.gateway.generate import Generator
+from bough.gateway.http_server import HttpServer
+from bough.gateway.metrics import GatewayMetrics
+from bough.gateway.pages import Pages
+from bough.gateway.peers import GrammarCompiler, Tokenizer, retry_policy
+from bough.gateway.server import InferenceServicer, IntrospectionServicer
+from bough.gateway.surroundings import Surroundings
+from bough.rpc.v1 import gateway_pb2_grpc, telemetry_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = (0.2, 5.0)
+"""Time between two looks at the chain: while it is not ready, and while it is."""
+
+
+def create(settings: Settings) -> Service:
+    """The gateway of a deployment. ModelError when the model directory is missing or broken."""
+    return GatewayService(settings)
+
+
+class GatewayService:
+    """REST and gRPC servers, and the connections to the services behind them."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.model is None:
+            raise ModelError("the gateway needs a model directory: set model")
+        model = read_model_files(
+            settings.model, served_name=settings.served_model_name, max_context=settings.max_context
+        )
+        self._settings = settings
+        self._identity = model.identity
+        self._telemetry = Telemetry("gateway", otlp_endpoint=settings.otlp_endpoint)
+        policy = retry_policy(settings.orphan_grace_s)
+        self._tokenizer = Tokenizer(settings.address_of("tokenizer"), policy)
+        self._grammar = GrammarCompiler(settings.address_of("grammar"), policy)
+        self._pool = DetokenizerPool(
+            settings.address_of("detokenizer"),
+            identity=model.identity,
+            peer=f"gateway {socket.gethostname()}:{os.getpid()}",
+            grace_s=settings.orphan_grace_s,
+        )
+        metrics = GatewayMetrics(self._telemetry)
+        self._generator = Generator(
+            model=model, tokenizer=self._tokenizer, grammar=self._grammar, pool=self._pool, metrics=metrics
+        )
+        self._surroundings = Surroundings(
+            tokenizer=self._tokenizer,
+            grammar=self._grammar,
+            pool=self._pool,
+            identity=model.identity,
+            telemetry=self._telemetry,
+        )
+        key = ApiKey(None if settings.api_key is None else settings.api_key.get_secret_value())
+        self._app = self._make_app(key, metrics)
+        self._http = HttpServer(self._app, settings.host, settings.port)
+        self._rpc = self._make_rpc(key)
+        self._polling: asyncio.Task[None] | None = None
+
+    @property
+    def http_port(self) -> int:
+        """Port of the REST API, once started."""
+        return self._http.port
+
+    @property
+    def grpc_port(self) -> int:
+        """Port of the gRPC API, once started."""
+        return self._rpc.port
+
+    async def start(self) -> None:
+        """Bind both ports. UnavailableError when one cannot be had."""
+        self._pool.start()
+        await self._http.start()
+        try:
+            await self._rpc.start()
+        except RuntimeError as error:
+            raise UnavailableError(f"cannot listen on {self._rpc.address}: {error}; choose another grpc_port") from None
+        self._polling = asyncio.create_task(self._poll(), name="readiness")
+        logger.info("REST on %s:%d, gRPC on port %d", self._settings.host, self.http_port, self.grpc_port)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls and wait for those under way."""
+        self._app.draining = True
+        self._http.close_listener()
+        rpc = asyncio.create_task(self._rpc.stop(timeout_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._generator.drained()
+                await rpc
+
+    async def stop(self) -> None:
+        """End everything; calls that are still under way end with an error and are cancelled behind."""
+        self._app.draining = True
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.gather(self._polling, return_exceptions=True)
+        self._generator.abort_all("the gateway is shutting down")
+        await self._rpc.stop(0)
+        await self._http.stop()
+        await self._pool.stop()
+        await self._tokenizer.peer.close()
+        await self._grammar.peer.close()
+        self._telemetry.close()
+
+    def _make_app(self, key: ApiKey, metrics: GatewayMetrics) -> App:
+        limit_bytes = int(self._settings.max_body_mb * 1024 * 1024)
+        pages = Pages(self._generator, self._pool, self._surroundings, limit_bytes=limit_bytes)
+        generation = GenerationEndpoints(self._generator, pages.decode, limit_bytes=limit_bytes)
+        routes = [
+            route("POST", "/v1/chat/completions", generation.chat_completions),
+            route("POST", "/v1/completions", generation.completions),
+            route("POST", "/v1/tokenize", pages.tokenize),
+            route("POST", "/v1/detokenize", pages.detokenize),
+            route("GET", "/v1/models", pages.models),
+            route("GET", "/v1/models/{id:path}", pages.model),
+            route("GET", "/health", pages.health),
+            route("GET", "/ready", pages.ready),
+            route("GET", "/metrics", pages.metrics),
+        ]
+        return App(routes, api_key=key, metrics=metrics, telemetry=self._telemetry)
+
+    def _make_rpc(self, key: ApiKey) -> RpcServer:
+        settings = self._settings
+        port = settings.grpc_port
+        if port is None:
+            port = settings.port + 1 if settings.port else 0
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        rpc = RpcServer(f"{host}:{port}")
+        gateway_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(self._generator, key), rpc.server)
+        rpc.offer("bough.rpc.v1.Inference")
+        telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
+            IntrospectionServicer(self._surroundings), rpc.server
+        )
+        rpc.offer("bough.rpc.v1.IntrospectionService")
+        return rpc
+
+    async def _poll(self) -> None:
+        """Keep the gRPC health service up to date with the chain."""
+        known: dict[str, str] | None = None
+        while True:
+            troubles = await self._surroundings.troubles()
+            if troubles != known:
+                await self._rpc.set_ready(not troubles)
+                logger.info("ready" if not troubles else "not ready: %s", *([troubles] if troubles else []))
+                known = troubles
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S[0] if troubles else _POLL_S[1]):
+                    self._pool.attachment_changed.clear()
+                    await self._pool.attachment_changed.wait()
