@@ -127,7 +127,6 @@ def test_the_latest_in_order_gives_way_when_pages_run_out_and_ends_with_the_same
     retracted: list[int] = []
     while (plan := engine.compose()) is not None:
         retracted += [sequence.request_id for sequence in plan.retracted]
-        assert all(sequence.status is SequenceStatus.WAITING for sequence in plan.retracted), "resumed in the same step"
         engine.complete(plan)
         engine.check()
     assert retracted[:2] == [0, 1]
@@ -261,3 +260,38 @@ def test_a_prompt_that_needs_every_page_gives_up_the_copy_of_a_cached_one() -> N
     run_checked(engine, [make(1, [1, 1], max_tokens=1)])
     run_checked(engine, [make(2, [1, 1, 2, 2, 3], max_tokens=2)])
     assert engine.num_copied == 0
+
+
+def test_a_step_that_takes_pages_away_starts_nobody_new() -> None:
+    engine = FakeEngine(num_pages=6, page_size=4, max_rows=2, token_budget=64, headroom_pages=0)
+    for request_id in (1, 2):
+        engine.composer.add(make(request_id, [request_id] * 8, max_tokens=12))
+    engine.step()
+    engine.composer.add(small := make(3, [3], max_tokens=1, order=0))
+    while not (plan := engine.step()) or not plan.retracted:
+        assert small.status is SequenceStatus.WAITING, "there is no row yet"
+    assert [sequence.request_id for sequence in plan.retracted] == [2]
+    assert [work.sequence.request_id for work in plan.rows] == [1]
+    engine.step()
+    assert small in engine.finished
+    engine.run()
+    assert [sequence.tokens for sequence in engine.finished] == [expected(sequence) for sequence in engine.finished]
+    assert len(engine.finished) == 3
+
+
+def test_an_abandoned_step_ends_its_sequences_and_leaves_nothing_of_it_in_the_cache() -> None:
+    engine = FakeEngine(num_pages=16, page_size=4, max_rows=4, token_budget=64)
+    run_checked(engine, [make(1, [1, 1, 1, 1, 2, 2], max_tokens=1)])
+    lost = [make(2, [1, 1, 1, 1, 2, 2, 3], max_tokens=1), make(3, [4] * 9)]
+    for sequence in lost:
+        engine.composer.add(sequence)
+    plan = engine.compose()
+    assert plan is not None and len(plan.copies) == 1
+    engine.composer.cancel(3)
+    assert engine.composer.abandon(plan) == lost
+    assert engine.composer.sequences == []
+    engine.check()
+    assert engine.tree.num_pages == engine.pool.num_used == 2
+    with pytest.raises(RuntimeError, match="not under way"):
+        engine.composer.abandon(plan)
+    run_checked(engine, [make(4, [1, 1, 1, 1, 2, 2, 3], max_tokens=5)])

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bough.common.prefix_hash import TOKEN_BYTES
 from bough.executor.cache.pages import PagePool
-from bough.executor.cache.radix import Node, RadixTree
+from bough.executor.cache.radix import Match, Node, RadixTree
 from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.row_table import RowTable
 from bough.executor.sequence import Sequence, SequenceStatus
@@ -95,6 +96,11 @@ class StepComposer:
     def num_pages_used(self) -> int:
         """Pages of running sequences."""
         return self._pool.num_used - self._tree.num_evictable_pages
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All sequences that have not ended, in order of arrival."""
+        return list(self._sequences.values())
 
     def get(self, request_id: int) -> Sequence | None:
         """The sequence of a request that has not ended."""
@@ -192,6 +198,27 @@ class StepComposer:
         ending, self._ending = self._ending, []
         for sequence in ending:
             self._end(sequence)
+
+    def abandon(self, plan: StepPlan) -> list[Sequence]:
+        """Gives up a step that could not be computed: its sequences end, nothing of the step goes to the cache.
+
+        Returns:
+            The ended sequences, which the caller must report.
+
+        Raises:
+            RuntimeError: the plan is not the one under way.
+        """
+        if plan is not self._plan:
+            raise RuntimeError("this plan is not under way")
+        self._plan = None
+        self._ending.clear()
+        unsure = {copy.dst for copy in plan.copies}
+        sequences = _sequences_of(plan)
+        for sequence in sequences:
+            if not unsure.isdisjoint(sequence.pages):
+                sequence.num_computed = sequence.num_published * self._page_size
+            self._end(sequence)
+        return sequences
 
     def _complete_decodes(self, plan: StepPlan, tokens: Items[int]) -> None:
         assert plan.arrays is not None
@@ -296,9 +323,7 @@ class StepComposer:
             return
         assert sequence.node is not None
         key = sequence.packed(start, end)
-        if num_full > first and self._tree.contains_page(
-            sequence.node, sequence.packed(start, start + self._page_size)
-        ):
+        if num_full > first and self._tree.contains_page(sequence.node, key[: self._page_size * TOKEN_BYTES]):
             sequence.is_diverted = True
             return
         extension = self._tree.extend(sequence.node, key, sequence.pages[first : -(-end // self._page_size)])
@@ -321,9 +346,12 @@ class StepComposer:
             sequence = self._waiting[0]
             if sequence.key is None:
                 sequence.key = sequence.packed(0, len(sequence.tokens))
-            if not self._has_valid_length(sequence, plan) or self._park(sequence):
+            if not self._has_valid_length(sequence, plan):
                 continue
-            if not self._admit(sequence, plan):
+            match = self._tree.match(sequence.namespace, sequence.key, len(sequence.tokens) - 1)
+            if self._park(sequence, match):
+                continue
+            if not self._admit(sequence, match, plan):
                 # Tried again when something was released or published, not at each step.
                 self._may_admit = False
                 break
@@ -348,10 +376,8 @@ class StepComposer:
         self._fail(sequence, plan, reason)
         return False
 
-    def _park(self, sequence: Sequence) -> bool:
+    def _park(self, sequence: Sequence, match: Match) -> bool:
         """Lets the first waiting sequence wait for a prefix in progress, if its next page is being computed."""
-        assert sequence.key is not None
-        match = self._tree.match(sequence.namespace, sequence.key, len(sequence.tokens) - 1)
         start = len(match.pages) * self._page_size
         next_page = sequence.packed(start, start + self._page_size)
         computing = self._prefixes.find(match.page_hash, next_page)
@@ -362,14 +388,12 @@ class StepComposer:
         self._prefixes.park(sequence, computing)
         return True
 
-    def _admit(self, sequence: Sequence, plan: StepPlan) -> bool:
+    def _admit(self, sequence: Sequence, match: Match, plan: StepPlan) -> bool:
         """Gives a row, the cached pages and all further pages of its tokens to a sequence, if there are enough."""
-        assert sequence.key is not None
         num_tokens = len(sequence.tokens)
         remaining = max(sequence.params.max_tokens - sequence.num_generated, 0)
         headroom = min(-(-remaining // self._page_size), self.limits.headroom_pages)
         reserve = self._headroom_pages + headroom if self.num_running else 0
-        match = self._tree.match(sequence.namespace, sequence.key, num_tokens - 1)
         num_missing = -(-num_tokens // self._page_size) - len(match.pages)
         node = self._tree.lock(match)
         tail = match.tail

@@ -123,9 +123,7 @@ class FakeEngine:
 
     def check(self) -> None:
         """Asserts that each page has one owner; forgets what free pages held, so that using one is seen."""
-        running = [
-            sequence for sequence in self.composer._sequences.values() if sequence.row is not None and sequence.pages
-        ]
+        running = [sequence for sequence in self.composer.sequences if sequence.row is not None]
         check_tree(self.tree, [sequence.node for sequence in running if sequence.node is not None])
         owned = tree_pages(self.tree)
         for sequence in running:

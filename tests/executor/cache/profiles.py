@@ -6,11 +6,11 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-_LONG_FACTOR = 100
+_LONG_FACTOR = 20
 
 
 def property_settings(*, max_examples: int, steps: int) -> settings:
-    """Settings of a stateful test: `max_examples` runs of up to `steps` rules, 100 times as many runs when long."""
+    """Settings of a stateful test: `max_examples` runs of up to `steps` rules, 20 times as many runs when long."""
     is_long = os.environ.get("BOUGH_PROPERTY_TESTS") == "long"
     return settings(
         max_examples=max_examples * (_LONG_FACTOR if is_long else 1),
