@@ -163,8 +163,13 @@ class FakeDetokenizer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         await writer.send(detokenizer_pb2.DetokenizerResponse(attached=attached))
         stream.on_message(hello)
         self.backend.listeners.add(writer.wake)
+
+        def on_message(message: detokenizer_pb2.DetokenizerRequest) -> None:
+            stream.on_message(message)
+            writer.wake()
+
         try:
-            await pump(request_iterator, writer, lambda m: (stream.on_message(m), writer.wake())[0])
+            await pump(request_iterator, writer, on_message)
         finally:
             self.backend.listeners.discard(writer.wake)
 
@@ -302,7 +307,7 @@ class FakeGrammar(grammar_pb2_grpc.GrammarServiceServicer):
             raise InvalidRequestError(f"type {request.text[:20]!r} is unknown, accepted is string or number")
         return grammar_pb2.CompileResponse(key=bytes(range(32)))
 
-    async def Fetch(self, request: grammar_pb2.FetchRequest, context: Context) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def Fetch(self, request: grammar_pb2.FetchRequest, context: Context) -> AsyncIterator[Any]:
         raise NotImplementedError
         yield
 
@@ -320,9 +325,9 @@ class FakeIntrospection(telemetry_pb2_grpc.IntrospectionServiceServicer):
 
     async def Metrics(self, request: telemetry_pb2.MetricsRequest, context: Context) -> telemetry_pb2.MetricsResponse:
         text = (
-            "# HELP bough_steps_total Steps.\n# TYPE bough_steps_total counter\nbough_steps_total 3.0\n"
-            '# HELP target_info Target.\n# TYPE target_info gauge\ntarget_info{service="inner",x="a b"} 1.0\n'
-        ).encode()
+            b"# HELP bough_steps_total Steps.\n# TYPE bough_steps_total counter\nbough_steps_total 3.0\n"
+            b'# HELP target_info Target.\n# TYPE target_info gauge\ntarget_info{service="inner",x="a b"} 1.0\n'
+        )
         names = [self.service, "scheduler"] if self.service == "detokenizer" else [self.service]
         processes = [
             telemetry_pb2.ProcessMetrics(service=name, instance=f'{name} "1"', exposition=text) for name in names
