@@ -66,11 +66,11 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; torch takes the longest)"
-	@$(BIN)/python -m pip install --quiet "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet "$(TORCH)" $(CONSTRAINTS)
-	@$(BIN)/python -m pip install --quiet -e ".[all]" $(CONSTRAINTS)
+	@$(BIN)/python -m pip install -qq "pip>=25.1"
+	@$(BIN)/python -m pip install -qq "$(TORCH)" $(CONSTRAINTS)
+	@$(BIN)/python -m pip install -qq -e ".[all]" $(CONSTRAINTS)
 	@touch $@
 
 $(DEV): $(RUNTIME)
-	@$(BIN)/python -m pip install --quiet --group dev $(CONSTRAINTS)
+	@$(BIN)/python -m pip install -qq --group dev $(CONSTRAINTS)
 	@touch $@
