@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,9 +35,9 @@ class SampleBatch:
             rows=rows, positions=positions, host_rows=rows.tolist(), host_positions=positions.tolist(), mask=mask
         )
 
-    def lines_of(self, rows: Container[int]) -> list[int]:
+    def lines_of(self, rows: Collection[int]) -> list[int]:
         """The lines whose row is among `rows`."""
-        return [line for line, row in enumerate(self.host_rows) if row in rows]
+        return [line for line, row in enumerate(self.host_rows) if row in rows] if rows else []
 
     def subset(self, lines: list[int]) -> SampleBatch:
         """The same step with these lines only; the grammar mask stays behind."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from bough.executor.sampling.blocks import BLOCK
+from bough.executor.sampling.blocks import BLOCK, in_blocks
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -36,7 +37,7 @@ def kth_lower_bound(values: Floats, k: Ints) -> Floats:
         [n] bounds; -inf where k exceeds the number of blocks.
     """
     num_blocks = values.shape[1] // BLOCK
-    maxima = np.sort(values.reshape(-1, num_blocks, BLOCK).max(axis=2), axis=1)
+    maxima = np.sort(in_blocks(torch.from_numpy(values)).amax(-1).numpy(), axis=1)
     picked = maxima[np.arange(len(k)), np.maximum(num_blocks - k, 0)]
     return np.where(k <= num_blocks, picked, np.float32(-np.inf))
 

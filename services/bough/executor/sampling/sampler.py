@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +57,7 @@ class Sampler:
         self._features: tuple[LogitFeature, ...] = (
             Penalties(max_rows, vocab_size, device),
             LogitBias(max_rows, vocab_size, device),
-            GrammarMasking(device),
+            GrammarMasking(),
             MinTokens(max_rows, vocab_size, eos_token_ids, device),
         )
         self._filters = Filters(max_rows, device)
@@ -148,10 +149,10 @@ class Sampler:
 
 def _failures(tokens: Tensor, maxima: Tensor) -> dict[int, str]:
     """Lines whose largest logit is not a finite number; their token becomes 0."""
-    finite = maxima.isfinite()
-    if bool(finite.all()):
+    finite = np.isfinite(maxima.numpy())
+    if finite.all():
         return {}
-    lines = (~finite).nonzero().squeeze(1)
+    lines = np.flatnonzero(~finite)
     tokens[lines] = 0
     return {
         line: "no token is allowed: all logits are -inf" if value == -torch.inf else f"the logits contain {value}"
