@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -31,8 +32,15 @@ async def until_ready(host: str, port: int, *, on_wait: Callable[[str], None]) -
         status, body = await _get(target, port, "/ready")
         if status == 200:
             return
-        on_wait(body or "the gateway does not listen yet")
+        on_wait(_what_is_down(body) if body else "the gateway does not listen yet")
         await asyncio.sleep(_INTERVAL_S)
+
+
+def _what_is_down(body: str) -> str:
+    try:
+        return "; ".join(f"{name}: {why}" for name, why in json.loads(body)["down"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body
 
 
 async def _get(host: str, port: int, path: str) -> tuple[int, str]:
