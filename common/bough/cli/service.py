@@ -6,14 +6,18 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bough.cli.flags import Parser, add_settings_flags, settings_from
 from bough.cli.main import EXIT_FAILURE, EXIT_USAGE
 from bough.cli.models import with_model
 from bough.common.config import SERVICES, ConfigError, Settings
 from bough.common.errors import BoughError, ModelError
+
+if TYPE_CHECKING:
+    from bough.common.service import Service
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,9 +47,32 @@ def _run(name: str, settings: Settings) -> int:
     from bough.common.telemetry import setup_logging
 
     setup_logging(name, level=settings.log_level, json_format=settings.log_format == "json")
-    service = import_module(f"bough.{name}.service").create(settings)
-    run_service(name, service, drain_timeout_s=settings.drain_timeout_s)
+    create = import_module(f"bough.{name}.service").create
+    run_service(name, MadeInLoop(lambda: create(settings)), drain_timeout_s=settings.drain_timeout_s)
     return 0
+
+
+class MadeInLoop:
+    """A service that is made when it starts: objects of gRPC belong to the event loop that runs when they are made."""
+
+    def __init__(self, create: Callable[[], Service]) -> None:
+        self._create = create
+        self._service: Service | None = None
+
+    async def start(self) -> None:
+        """Make and start the service."""
+        self._service = self._create()
+        await self._service.start()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Drain the service."""
+        if self._service is not None:
+            await self._service.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """Stop the service."""
+        if self._service is not None:
+            await self._service.stop()
 
 
 def die_with_parent(parent: int) -> None:

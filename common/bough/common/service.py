@@ -12,7 +12,7 @@ from typing import Protocol
 
 import uvloop
 
-from bough.common.errors import BoughError
+from bough.common.errors import BoughError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ async def _first(*awaitables: Awaitable[object]) -> None:
 
 
 def run_service(name: str, service: Service, *, drain_timeout_s: float) -> None:
-    """Run a service in this process until it is asked to end; exits with 1 when it cannot start."""
+    """Run a service in this process until it is asked to end; exits with 2 for an unusable model, 1 if it cannot be."""
     try:
         uvloop.run(run_until_signal(service, drain_timeout_s=drain_timeout_s))
     except BoughError as error:
         logger.critical("%s cannot start: %s", name, error)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ModelError) else 1)
