@@ -41,7 +41,7 @@ class SampleBatch:
 
     def subset(self, lines: list[int]) -> SampleBatch:
         """The same step with these lines only; the grammar mask stays behind."""
-        index = torch.tensor(lines, device=self.rows.device)
+        index = torch.tensor(lines, dtype=torch.int64, device=self.rows.device)
         return SampleBatch(
             rows=self.rows[index],
             positions=self.positions[index],
