@@ -16,7 +16,10 @@ def generate(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     sources = sorted(str(path.relative_to(PROTO_ROOT)) for path in PROTO_ROOT.glob("bough/**/*.proto"))
     outputs = [f"--{plugin}_out={output}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    if protoc.main(["protoc", f"--proto_path={PROTO_ROOT}", *outputs, *sources]) != 0:
+    # The plugins lie beside the interpreter, which need not be on PATH.
+    scripts = Path(sys.executable).parent
+    plugins = [f"--plugin=protoc-gen-{name}={scripts / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
+    if protoc.main(["protoc", f"--proto_path={PROTO_ROOT}", *plugins, *outputs, *sources]) != 0:
         raise RuntimeError("protoc failed; its message is above")
 
 
