@@ -55,8 +55,10 @@ class Display:
 
     def waiting_for(self, reason: str) -> None:
         """All services listen, but the chain cannot serve yet."""
-        if self._status is not None:
-            self._status.update(f"waiting: {reason}")
+        if self._status is not None and self._console is not None:
+            room = self._console.width - len("* waiting: ")
+            shown = reason if len(reason) <= room else reason[: room - 1] + "…"
+            self._status.update(f"waiting: {shown}")
 
     def end(self) -> None:
         """Loading is over, well or not."""
@@ -93,7 +95,7 @@ class Display:
 
     def _write(self, text: str) -> None:
         if self._status is not None and self._console is not None:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
             return
         with contextlib.suppress(BrokenPipeError):
             self._stream.write(text + "\n")
