@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bough.common.sampling import SamplingParams, TokenLogprobs
+from bough.common.sampling import SamplingParams
 from bough.executor.sampling import GrammarMask, Sampler, SampleResult
 from tests.executor.sampling.reference import filtered, penalise, splitmix64
 

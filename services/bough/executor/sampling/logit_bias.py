@@ -45,7 +45,8 @@ class LogitBias:
         if not lines:
             return
         bias = self._bias.entries(lines, [batch.host_rows[line] for line in lines])
-        logits[bias.lines, bias.tokens] += bias.values
+        if bias is not None:
+            bias.write(logits, bias.read(logits) + bias.values)
 
     def accept(self, batch: SampleBatch, tokens: Tensor) -> None:
         """Nothing to note: the bias does not change."""

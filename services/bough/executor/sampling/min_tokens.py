@@ -54,10 +54,12 @@ class MinTokens:
         if not lines:
             return
         ending = self._ending.entries(lines, [batch.host_rows[line] for line in lines])
-        before = logits[ending.lines, ending.tokens]
-        logits[ending.lines, ending.tokens] = -torch.inf
+        if ending is None:
+            return
+        before = ending.read(logits)
+        ending.write(logits, torch.full_like(before, -torch.inf))
         if batch.mask is not None:
-            _unmask_dead_ends(logits, lines, ending, before, set(batch.mask.lines))
+            _unmask_dead_ends(logits, ending, before, set(batch.mask.lines))
 
     def accept(self, batch: SampleBatch, tokens: Tensor) -> None:
         """Forget the rows that reach their minimum with this token."""
@@ -67,11 +69,8 @@ class MinTokens:
                 self.remove(row)
 
 
-def _unmask_dead_ends(
-    logits: Tensor, lines: list[int], ending: Entries, before: Tensor, grammar_lines: set[int]
-) -> None:
+def _unmask_dead_ends(logits: Tensor, ending: Entries, before: Tensor, grammar_lines: set[int]) -> None:
     """Restore the ending tokens of lines with a grammar that have no other token left."""
-    dead = [line in grammar_lines and bool(logits[line].amax() == -torch.inf) for line in lines]
-    if any(dead):
-        entries = torch.tensor(dead, device=logits.device)[ending.owners]
-        logits[ending.lines[entries], ending.tokens[entries]] = before[entries]
+    for i, line in enumerate(ending.lines):
+        if line in grammar_lines and bool(logits[line].amax() == -torch.inf):
+            logits[line, ending.tokens[i]] = before[i]

@@ -62,13 +62,15 @@ class Penalties:
         if not lines:
             return
         seen = self._seen.entries(lines, [batch.host_rows[line] for line in lines])
-        rows = batch.rows[seen.lines]
-        values = logits[seen.lines, seen.tokens]
+        if seen is None:
+            return
+        rows = batch.rows[seen.lines].unsqueeze(1)
+        values = seen.read(logits)
         repetition = self._repetition[rows]
         values = torch.where(values > 0, values / repetition, values * repetition)
         values -= self._frequency[rows] * seen.values
         values -= self._presence[rows] * (seen.values > 0)
-        logits[seen.lines, seen.tokens] = values
+        seen.write(logits, values)
 
     def accept(self, batch: SampleBatch, tokens: Tensor) -> None:
         """Count the tokens of penalised rows."""

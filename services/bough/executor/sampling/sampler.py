@@ -109,7 +109,7 @@ class Sampler:
         if logits.shape[0] == 0:
             return SampleResult(tokens=torch.empty(0, dtype=torch.int64, device=logits.device))
         batch = SampleBatch.build(rows, positions, mask)
-        logits = pad_to_blocks(logits, -torch.inf)
+        logits = pad_to_blocks(logits.contiguous(), -torch.inf)
         captured = self._logprobs.capture(logits, batch)
         for feature in self._features:
             feature.apply(logits, batch)

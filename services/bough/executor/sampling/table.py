@@ -17,16 +17,26 @@ _FIRST_CAPACITY = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entries:
-    """The E entries of some lines, one after the other."""
+    """The entries of n lines as a rectangle: short lists repeat their first entry, so all repeats write the same."""
 
-    owners: Tensor
-    """[E] int64: index into the lines asked for."""
-    lines: Tensor
-    """[E] int64: line of the logits."""
+    lines: list[int]
+    """[n] line of the logits."""
     tokens: Tensor
-    """[E] int64"""
+    """[n, W] int64"""
     values: Tensor
-    """[E] float32"""
+    """[n, W] float32"""
+
+    def read(self, logits: Tensor) -> Tensor:
+        """[n, W] of the [S, V] logits at the tokens."""
+        return logits.view(-1).gather(0, self._places(logits)).view(self.tokens.shape)
+
+    def write(self, logits: Tensor, new: Tensor) -> None:
+        """Set the logits at the tokens to [n, W] values; equal tokens of a line have equal values."""
+        logits.view(-1).scatter_(0, self._places(logits), new.reshape(-1))
+
+    def _places(self, logits: Tensor) -> Tensor:
+        lines = torch.tensor(self.lines, device=logits.device).unsqueeze(1)
+        return (lines * logits.shape[1] + self.tokens).view(-1)
 
 
 class TokenTable:
@@ -72,19 +82,20 @@ class TokenTable:
         used = int(self._used[row])
         return self._tokens[row, :used].tolist(), self._values[row, :used].tolist()
 
-    def entries(self, lines: list[int], rows: list[int]) -> Entries:
-        """All entries of `rows[i]`, to be applied to `lines[i]` of the logits."""
+    def entries(self, lines: list[int], rows: list[int]) -> Entries | None:
+        """The entries of `rows[i]`, to be applied to `lines[i]` of the logits; None if there is none at all."""
+        filled = [i for i, row in enumerate(rows) if self._bounds[row]]
+        if not filled:
+            return None
         device = self._tokens.device
-        index = torch.tensor(rows, device=device)
-        width = max(self._bounds[row] for row in rows)
+        index = torch.tensor([rows[i] for i in filled], device=device)
+        width = max(self._bounds[rows[i]] for i in filled)
         present = torch.arange(width, device=device) < self._used[index].unsqueeze(1)
-        owners, columns = present.nonzero(as_tuple=True)
-        source = index[owners]
+        tokens, values = self._tokens[index, :width], self._values[index, :width]
         return Entries(
-            owners=owners,
-            lines=torch.tensor(lines, device=device)[owners],
-            tokens=self._tokens[source, columns],
-            values=self._values[source, columns],
+            lines=[lines[i] for i in filled],
+            tokens=torch.where(present, tokens, tokens[:, :1]),
+            values=torch.where(present, values, values[:, :1]),
         )
 
     def increment(self, rows: list[int], tokens: Tensor) -> None:
