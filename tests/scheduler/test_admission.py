@@ -42,14 +42,24 @@ def test_a_larger_priority_starts_first() -> None:
     assert admitted(world) == [2, 4, 1, 3]
 
 
-def test_a_request_that_outlived_its_executor_goes_before_the_queue() -> None:
+def test_a_request_that_had_begun_goes_before_the_queue_after_a_restart() -> None:
     world = World(capacity=replace(WIDE, max_rows=1))
-    for request in range(1, 8):
-        world.submit(submission(request))
+    world.submit(submission(1, max_tokens=50))
     world.step()
+    for request in range(2, 9):
+        world.submit(replace(submission(request), priority=1))
     world.restart()
     world.orders()
     assert admitted(world)[0] == 1
+
+
+def test_orders_are_numbered_as_they_are_admitted() -> None:
+    world = World(attached=False)
+    for request, priority in ((1, 0), (2, 5), (3, 5)):
+        world.submit(replace(submission(request), priority=priority))
+    world.attach()
+    world.orders()
+    assert [(admit.requests, admit.order) for admit in world.process.admitted] == [((2,), 0), ((3,), 1), ((1,), 2)]
 
 
 def test_only_a_small_surplus_over_the_rows_is_given() -> None:
@@ -97,7 +107,7 @@ def test_a_request_waits_while_the_pages_are_taken() -> None:
 
 
 def test_a_prompt_that_the_cache_holds_needs_no_pages() -> None:
-    world = World(capacity=replace(CAPACITY, num_pages=30))
+    world = World(capacity=replace(CAPACITY, num_pages=10))
     cache(world, (1,) * 60)
     world.submit(submission(1, prompt=(1,) * 60))
     world.submit(submission(2, prompt=(1,) * 60))

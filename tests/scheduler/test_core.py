@@ -212,6 +212,42 @@ def test_what_the_executor_ended_while_its_stream_was_broken_arrives_after_it() 
     assert world.inbox.finish[1] is FinishReason.LENGTH
 
 
+def test_an_executor_that_both_delivers_and_begins_again_is_told_to_stop() -> None:
+    world = World()
+    call = world.submit(submission(1, max_tokens=2))
+    world.step()
+    world.core.on_executor_lost(world.executor)
+    world.process.step()
+    attachment, report = world.process.attach(world.executor.resumes())
+    world.core.on_executor_attached(world.executor, replace(attachment, running=frozenset()))
+    assert [admit.requests for admit in world.orders().admits] == [(1,)]
+    world.core.on_step(world.executor, report)
+    world.receive()
+    assert world.inbox.tokens[1] == expected_tokens(call)
+    assert world.orders().cancels == [1]
+
+
+def test_a_restart_counts_the_prompt_as_work_again_until_the_next_token() -> None:
+    world = World()
+    world.submit(submission(1, max_tokens=9))
+    world.step(2)
+    assert len(world.executor.backlog) == 0
+    world.restart()
+    assert world.executor.backlog.num_tokens == 5
+    world.step()
+    assert len(world.executor.backlog) == 0
+
+
+def test_deaths_do_not_add_up_while_there_is_progress() -> None:
+    world = World()
+    call = world.submit(submission(1, max_tokens=20))
+    for _ in range(MAX_FRUITLESS_DEATHS + 3):
+        world.step()
+        world.restart()
+    world.run()
+    assert world.inbox.tokens[1] == expected_tokens(call)
+
+
 def test_a_request_whose_executors_keep_dying_without_a_token_fails_at_last() -> None:
     world = World()
     world.submit(submission(1))
@@ -236,6 +272,18 @@ def test_another_executor_takes_over_when_one_stays_away() -> None:
     assert lost.assigned
     world.pass_time(EXECUTOR_GRACE_S)
     assert not lost.assigned
+    world.run()
+    assert world.inbox.tokens[1] == expected_tokens(call)
+
+
+def test_an_executor_that_comes_late_takes_what_has_waited_long_enough() -> None:
+    world = World()
+    call = world.submit(submission(1))
+    world.step(2)
+    world.core.on_executor_lost(world.executor)
+    world.pass_time(EXECUTOR_GRACE_S)
+    world.executor, world.process = world.core.add_executor("executor-1", lambda: None), SimulatedExecutor(epoch=5)
+    world.attach()
     world.run()
     assert world.inbox.tokens[1] == expected_tokens(call)
 
@@ -355,6 +403,42 @@ def test_a_resume_of_a_stream_that_still_receives_does_not_mix_with_older_rows()
     after = world.consumer.collect()
     assert after is not None
     assert [row.tokens for row in after.tokens.rows()] == [expected_tokens(call)[:3]]
+
+
+def test_a_resume_carries_all_tokens_up_to_its_message_in_one_row() -> None:
+    world = World()
+    call = world.submit(submission(1))
+    world.step(2)
+    world.core.on_resume(world.consumer, 1, 0)
+    world.orders()
+    world.core.on_step(world.executor, world.process.step())
+    update = world.consumer.collect()
+    assert update is not None
+    assert [row.tokens for row in update.tokens.rows()] == [expected_tokens(call)[:3]]
+
+
+def test_a_resume_of_a_request_cancelled_before_it_was_sent_says_nothing() -> None:
+    world = World()
+    world.submit(submission(1))
+    world.core.on_resume(world.consumer, 1, 0)
+    world.core.on_cancel(world.consumer, 1)
+    assert world.consumer.collect() is None
+
+
+def test_many_resumes_are_spread_over_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bough.scheduler.consumers.RESUME_TOKENS_PER_MESSAGE", 8)
+    world = World()
+    for request in range(1, 5):
+        world.submit(submission(request))
+    world.run()
+    world.core.on_consumer_lost(world.consumer)
+    world.consumer = world.new_consumer()
+    for request in range(1, 5):
+        world.core.on_resume(world.consumer, request, 0)
+    sizes = []
+    while (update := world.consumer.collect()) is not None:
+        sizes.append(len(update.resumed))
+    assert sizes == [2, 2]
 
 
 def test_requests_nobody_came_back_for_are_dropped_after_the_grace() -> None:
@@ -495,6 +579,14 @@ def test_a_deadline_ends_a_running_and_a_queued_request() -> None:
     assert set(world.inbox.finish.values()) == {FinishReason.CANCELLED}
     assert {f.code for f in world.inbox.failures} == {Code.DEADLINE_EXCEEDED}
     assert len(world.inbox.failures) == 8
+
+
+def test_the_deadline_of_a_request_that_ended_is_forgotten() -> None:
+    world = World()
+    world.submit(with_deadline(submission(1), world.time.now_s * 1000 + 5000))
+    assert len(world.core.timers) == 1
+    world.run()
+    assert len(world.core.timers) == 0
 
 
 def test_a_call_whose_deadline_has_passed_is_refused() -> None:

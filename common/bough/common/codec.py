@@ -178,7 +178,7 @@ def encode_tokens(batch: TokenBatch) -> pb.TokenColumns:
     return pb.TokenColumns(
         requests=batch.requests,
         positions=batch.positions,
-        counts=() if len(batch.tokens) == len(batch.requests) and all(c == 1 for c in batch.counts) else batch.counts,
+        counts=() if batch.counts.count(1) == len(batch.counts) else batch.counts,
         tokens=batch.tokens,
         finish=batch.finish if any(batch.finish) else (),
         logprobs=_encode_logprobs(batch.logprobs) if batch.logprobs else None,
@@ -229,4 +229,9 @@ def _decode_logprobs(columns: pb.LogprobColumns) -> dict[int, TokenLogprobs]:
             top_logprobs=tuple(columns.top_logprobs[start:end]),
         )
         start = end
+    if not start == len(columns.top_ids) == len(columns.top_logprobs):
+        raise ValueError(
+            f"top_counts add up to {start}, but there are {len(columns.top_ids)} top_ids "
+            f"and {len(columns.top_logprobs)} top_logprobs"
+        )
     return result
