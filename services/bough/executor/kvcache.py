@@ -8,6 +8,8 @@ AMX matrix unit, with nothing to rearrange when it is read.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,9 +78,8 @@ class KVCache:
         self.num_pages = num_pages
         page, head_dim, group = layout.page_size, layout.head_dim, layout.group
         lead = (layout.num_layers, num_pages, layout.num_kv_heads)
-        # zeros, not empty: positions past a context are multiplied by a probability of 0, which NaN would survive
-        self._keys = torch.zeros(*lead, head_dim // group, page, group, dtype=layout.dtype)
-        self._values = torch.zeros(*lead, page // group, head_dim, group, dtype=layout.dtype)
+        self._keys = _lazy_zeros((*lead, head_dim // group, page, group), layout.dtype)
+        self._values = _lazy_zeros((*lead, page // group, head_dim, group), layout.dtype)
         self.layers = tuple(
             LayerCache(keys=keys, values=values) for keys, values in zip(self._keys, self._values, strict=True)
         )
@@ -90,3 +91,12 @@ class KVCache:
         source, target = torch.tensor(sources), torch.tensor(targets)
         self._keys[:, target] = self._keys[:, source]
         self._values[:, target] = self._values[:, source]
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take memory only where they are written; torch.zeros would write them all.
+
+    Zeros and not anything: positions past a context are multiplied by a weight of 0, which a NaN would survive.
+    """
+    size_bytes = math.prod(shape) * dtype.itemsize
+    return torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=dtype).view(shape)

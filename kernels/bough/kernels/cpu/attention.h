@@ -178,11 +178,11 @@ static inline void softmax_block(Queries<T>& s, const Block<T>& block, int windo
     const float block_best = reduce_max(max16(max16(x[0], x[1]), max16(x[2], x[3]))) * scale;
     const float best = std::max(s.best[r], block_best);
     for (int p = 0; p < kBlockPages; ++p) {
-      x[p] = exp2_16(x[p] * scale - best);
+      x[p] = exp2_16<T>(x[p] * scale - best);
       store16(s.weights[block.turn] + r * kBlockTokens + p * kPageSize, x[p]);
     }
     if (best != s.best[r]) {
-      const f32x16 shrink = exp2_16(splat(s.best[r] - best));
+      const f32x16 shrink = exp2_16<T>(splat(s.best[r] - best));
       s.sum[r] *= shrink;
       float* out = s.out + r * s.head_dim;
       for (int d = 0; d < s.head_dim; d += 16) store16(out + d, load16(out + d) * shrink);

@@ -63,6 +63,15 @@ void norm(const Op& op, const Context& context) {
   });
 }
 
+// Rotates the pairs (i, half + i) of a head in place.
+static inline void rotate(float* __restrict head, const float* __restrict angles, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float first = head[i], second = head[half + i], cosine = angles[i], sine = angles[half + i];
+    head[i] = first * cosine - second * sine;
+    head[half + i] = second * cosine + first * sine;
+  }
+}
+
 // Norms a head of n floats in place when there is a weight, then rotates it: cosines, then sines, n / 2 of each.
 template <typename T>
 static inline void norm_and_rotate(float* head, int64_t n, const T* weight, float eps, const float* angles) {
@@ -70,12 +79,7 @@ static inline void norm_and_rotate(float* head, int64_t n, const T* weight, floa
     const float factor = inverse_rms(head, n, eps);
     for (int64_t i = 0; i < n; i += 16) store16(head + i, load16(head + i) * factor * load16(weight + i));
   }
-  const int64_t half = n / 2;
-  for (int64_t i = 0; i < half; ++i) {
-    const float first = head[i], second = head[half + i], cosine = angles[i], sine = angles[half + i];
-    head[i] = first * cosine - second * sine;
-    head[half + i] = second * cosine + first * sine;
-  }
+  rotate(head, angles, n / 2);
 }
 
 // One token of `store`: every head of its projection.
@@ -96,8 +100,11 @@ static void store_token(const Op& op, const Step& step, int64_t t) {
   for (int64_t h = 0; h < kv_heads; ++h, in += dim) {
     for (int64_t i = 0; i < dim; i += 16) store16(head + i, load16(in + i));
     norm_and_rotate(head, dim, static_cast<const T*>(op.weight2), op.eps, angles);
+    alignas(64) T rounded[kMaxHeadDim];
+    for (int64_t i = 0; i < dim; i += 16) store16(rounded + i, load16(head + i));
     T* out = static_cast<T*>(op.keys) + (page * kv_heads + h) * dim * kPageSize + offset * g;
-    for (int64_t i = 0; i < dim; ++i) store1(out + i / g * g * kPageSize + i % g, head[i]);
+    // a lane of 32 bits at a time
+    for (int64_t i = 0; i < dim; i += g) std::memcpy(out + i * kPageSize, rounded + i, 4);
   }
   for (int64_t h = 0; h < kv_heads; ++h, in += dim) {
     T* out = static_cast<T*>(op.values) + (page * kv_heads + h) * dim * kPageSize + offset / g * dim * g + offset % g;
