@@ -78,6 +78,13 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None, token
+    return int(found)
+
+
 def write_model_dir(path: Path, tokenizer: Tokenizer, **config: Any) -> Path:
     """Write a model directory without weights; `config` goes to tokenizer_config.json."""
     path.mkdir(parents=True, exist_ok=True)

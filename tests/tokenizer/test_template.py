@@ -67,7 +67,7 @@ def _render(path: Path, messages: object, tools: object = None, **options: Any) 
 @pytest.mark.parametrize("tools", [None, [TOOL]])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_rendering_equals_transformers(
-    tmp_path: Path, template: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
+    tmp_path: Path, template: str, tools: Any, messages: list[dict[str, Any]]
 ) -> None:
     if template in ("chatml", "llama2"):
         messages = [{**m, "content": m["content"] or ""} for m in messages]
