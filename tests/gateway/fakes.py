@@ -76,6 +76,8 @@ class Backend:
     submissions: list[Submission] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     listeners: set[Callable[[], None]] = field(default_factory=set)
+    at_once: int = 0
+    """Tokens of a request that are there from its beginning."""
     ignore_submits: int = 0
     """So many submissions are lost on their way."""
 
@@ -84,7 +86,8 @@ class Backend:
         prompt = "".join(map(chr, submission.prompt))
         for sibling, request in enumerate(submission.requests):
             if request not in self.runs:
-                self.runs[request] = _make_run(submission, sibling, self.reply(prompt, sibling))
+                run = self.runs[request] = _make_run(submission, sibling, self.reply(prompt, sibling))
+                run.produced = min(self.at_once, len(run.output))
         self.notify()
 
     def advance(self, num_tokens: int = 1) -> None:
@@ -94,12 +97,13 @@ class Backend:
 
     async def produce(self) -> None:
         while True:
-            if self.automatic and any(not run.ended for run in self.runs.values()):
-                self.advance()
-                await asyncio.sleep(0)
-            else:
-                async with self.changed:
-                    await self.changed.wait()
+            async with self.changed:
+                await self.changed.wait_for(self._has_work)
+            self.advance()
+            await asyncio.sleep(0)
+
+    def _has_work(self) -> bool:
+        return self.automatic and any(not run.ended for run in self.runs.values())
 
     def notify(self) -> None:
         for wake in self.listeners:

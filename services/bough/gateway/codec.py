@@ -119,14 +119,14 @@ def _decode_constraint(message: gateway_pb2.GenerateRequest) -> Constraint | Non
     return None
 
 
-def encode_piece(generation: str, piece: Piece, next_position: int) -> gateway_pb2.GenerateResponse:
+def encode_piece(generation: str, piece: Piece) -> gateway_pb2.GenerateResponse:
     """A piece of one continuation to the wire, without its usage."""
     return gateway_pb2.GenerateResponse(
         generation=generation,
         index=piece.index,
         text=piece.text,
         token_ids=piece.tokens,
-        next_position=next_position,
+        next_position=piece.next_position,
         finish_reason=common_pb2.FinishReason.ValueType(int(piece.finish)),
         stop_string=piece.stop_string,
         logprobs=None if piece.logprobs is None else _encode_logprobs(piece.logprobs),

@@ -141,11 +141,12 @@ async def _watch_client(receive: Receive, call: Call) -> None:
 async def _gather(running: Running, style: Format) -> dict[str, Any]:
     call = running.call
     choices = [Choice(index) for index in range(len(call.receivers))]
-    while call.num_open or not all(choice.finish for choice in choices):
-        for receiver in await call.changed():
-            piece = receiver.take()
+    num_open = len(choices)
+    while num_open:
+        for piece in await call.pieces():
             running.meter.saw(piece)
             choices[piece.index].add(piece)
+            num_open -= bool(piece.finish)
     return style.body(choices, usage_of(call))
 
 
@@ -153,13 +154,12 @@ async def _stream(running: Running, style: Format, send: Send, *, include_usage:
     """Write what has come in, at once; what comes in during a write goes out with the next one."""
     call, meter = running.call, running.meter
     # Until something came in, an error can still be answered with its own status.
-    changed = await call.changed()
+    pieces = await call.pieces()
     await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
     num_open = len(call.receivers)
     while True:
         events: list[str] = []
-        for receiver in changed:
-            piece = receiver.take()
+        for piece in pieces:
             meter.saw(piece)
             events.append(style.chunk(piece))
             if piece.finish:
@@ -174,7 +174,7 @@ async def _stream(running: Running, style: Format, send: Send, *, include_usage:
         if not num_open:
             return
         try:
-            changed = await call.changed()
+            pieces = await call.pieces()
         except ClientGoneError:
             raise
         except Exception as error:

@@ -50,6 +50,8 @@ class Piece:
     finish: FinishReason
     """Not NONE in the last piece of a sequence."""
     stop_string: str
+    next_position: int
+    """Position of the token after this piece."""
 
 
 class Receiver:
@@ -128,7 +130,7 @@ class Receiver:
         self.call.touch(self)
 
     def take(self) -> Piece:
-        """What came since the last call."""
+        """What came since the last call; for the call, which hands each piece out once."""
         piece = Piece(
             self.index,
             self._text[0] if len(self._text) == 1 else "".join(self._text),
@@ -136,6 +138,7 @@ class Receiver:
             self._logprobs or None,
             self.finish,
             self.stop_string,
+            self.position,
         )
         self._text, self._tokens = [], []
         if self._logprobs:
@@ -172,8 +175,12 @@ class Call:
             self._error = error
             self._wake()
 
-    async def changed(self) -> list[Receiver]:
-        """Receivers with something new, once there are any. Raises the call's error, after all that came before it."""
+    async def pieces(self) -> list[Piece]:
+        """What came in since the last call, once there is anything: a piece for each sequence with something new.
+
+        Raises:
+            BaseException: The error that the call ended with, after all that came in before it.
+        """
         while not self._changed:
             if self._error is not None:
                 raise self._error
@@ -184,7 +191,7 @@ class Call:
         for receiver in changed:
             if receiver.finish in (FinishReason.ERROR, FinishReason.CANCELLED):
                 raise self._error or _ended(receiver)
-        return changed
+        return [receiver.take() for receiver in changed]
 
     def add(self, request: int, submission: Submission | None) -> Receiver:
         """A receiver for one more sequence."""

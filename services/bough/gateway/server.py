@@ -80,15 +80,14 @@ async def _write(running: Running, context: Context) -> None:
     generation = generation_name(call.num_prompt_tokens[0], requests)
     num_open = len(requests)
     while num_open:
-        for receiver in await call.changed():
-            piece = receiver.take()
+        for piece in await call.pieces():
             running.meter.saw(piece)
-            response = encode_piece(generation, piece, receiver.position)
+            response = encode_piece(generation, piece)
             if piece.finish is not FinishReason.NONE:
                 num_open -= 1
                 response.usage.prompt_tokens = call.num_prompt_tokens[0]
-                response.usage.cached_tokens = receiver.cached_tokens
-                response.usage.completion_tokens = receiver.position
+                response.usage.cached_tokens = call.receivers[piece.index].cached_tokens
+                response.usage.completion_tokens = piece.next_position
             await context.write(response)
 
 
