@@ -82,7 +82,7 @@ def test_after_a_prompt_the_pieces_are_what_the_full_decode_adds(name: str, skip
         assert text == both.removeprefix(prompt) or _cut_by_the_tail(name, tail)
     else:
         # The output finishes the prompt's last character, or breaks the run of bytes that the prompt ended with.
-        assert both.endswith(text)
+        assert both.endswith(text) or _cut_by_the_tail(name, tail)
 
 
 def _cut_by_the_tail(name: str, tail: list[int]) -> bool:

@@ -108,9 +108,14 @@ def test_a_stop_string_made_of_byte_tokens_counts_only_the_tokens_up_to_it(finis
     assert request.position == 2
 
 
-def test_the_common_case_gives_the_same_as_the_general_one() -> None:
-    fast, slow = _text(LEVEL), _text(LEVEL)
-    for token in LEVEL.encode("naïve 😀").ids:
-        assert fast.push_one(token) == slow.push([token]).text
-    assert (fast.position, fast.offset) == (slow.position, slow.offset)
-    assert _text(LEVEL, "x").push_one(_chars("a")[0]) is None
+@pytest.mark.parametrize("stop", [(), ("END",)])
+def test_the_common_case_gives_the_same_as_the_general_one(stop: tuple[str, ...]) -> None:
+    fast, slow = _text(LEVEL, *stop), _text(LEVEL, *stop)
+    for token in LEVEL.encode("naïve 😀 END of").ids:
+        text, piece = fast.push_one(token), slow.push([token])
+        assert text == piece.text
+        assert (fast.position, fast.offset) == (slow.position, slow.offset)
+        if piece.finish is not FinishReason.NONE:
+            assert fast.ended == piece
+            break
+    assert (fast.ended is not None) == bool(stop)

@@ -106,7 +106,7 @@ class PlainStream:
         self._run = _ByteRun()
         for token in self._from_first_character(prompt_tail):
             self.push(token)
-        self._run.keep_as_context()
+        self._begin(self._run.keep_as_context())
         self._count = 0
 
     def push(self, token: int) -> str:
@@ -204,11 +204,16 @@ class _ByteRun:
             return REPLACEMENT * len(at), at
         return data.decode(), [at[0]] * context + at
 
-    def keep_as_context(self) -> None:
-        """All bytes so far were the prompt's: only an unfinished character, or being broken, still matters."""
+    def keep_as_context(self) -> str:
+        """All bytes so far were the prompt's; returns its text that was still held.
+
+        Only an unfinished character, or being broken, still matters.
+        """
+        held = "" if self._doomed else self._data[: len(self._data) - len(self._partial)].decode()
         self._data = bytearray(self._partial)
         self._context = len(self._partial)
         self._at = []
+        return held
 
 
 class WindowedStream:

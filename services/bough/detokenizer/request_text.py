@@ -27,9 +27,10 @@ class RequestText:
     Attributes:
         position: Tokens so far.
         offset: Characters of text so far.
+        ended: Set when `push_one` came upon a stop string.
     """
 
-    __slots__ = ("_finder", "_include_stop", "_stream", "offset", "position")
+    __slots__ = ("_finder", "_include_stop", "_stream", "ended", "offset", "position")
 
     def __init__(self, streams: TextStreams, options: TextOptions, prompt_tail: Sequence[int]) -> None:
         self._stream = streams.new(skip_special_tokens=options.skip_special_tokens, prompt_tail=prompt_tail)
@@ -37,12 +38,17 @@ class RequestText:
         self._include_stop = options.include_stop
         self.position = 0
         self.offset = 0
+        self.ended: TextPiece | None = None
 
-    def push_one(self, token: int) -> str | None:
-        """Add one token that does not end the request: the common case. None: a stop string may be near, use `push`."""
-        if self._finder is not None:
-            return None
+    def push_one(self, token: int) -> str:
+        """Add one token that does not end the request: the common case. Sets `ended` where a stop string is found."""
         text = self._stream.push(token)
+        if self._finder is not None and text:
+            text, match = self._finder.push(text)
+            if match is not None:
+                taken = 1 - self._stream.tokens_behind(match.chars_behind)
+                self.ended = TextPiece(text, taken, FinishReason.STOP_STRING, match.stop)
+                self.position += taken - 1
         self.position += 1
         self.offset += len(text)
         return text

@@ -251,21 +251,25 @@ class Router:
             gateway.wake()
 
     def _take_one(self, request: int, entry: _Request, position: int, token: int) -> bool:
-        """The common case: the next token of a running request without stop strings. False: take the general way."""
-        text = entry.text
-        if text is None or entry.gateway is None or position != text.position or position != entry.sent_position:
+        """The common case: the next token of a running request. False: take the general way."""
+        text, gateway = entry.text, entry.gateway
+        if text is None or gateway is None or position != text.position or position != entry.sent_position:
             return False
         offset = text.offset
         if offset != entry.sent_offset:
             return False
         piece = text.push_one(token)
-        if piece is None:
-            return False
-        entry.gateway.add_token(request, position, token, offset, piece)
-        entry.sent_position = position + 1
-        entry.sent_offset = offset + len(piece)
         self.totals.tokens += 1
         self.totals.chars += len(piece)
+        if text.ended is not None:
+            row = TokenRow(request, position, [token])
+            self._end(entry, row, text.ended, text.position)
+            row.finish = text.ended.finish
+            self._pass_on(entry, row, offset, text.ended)
+            return True
+        gateway.add_token(request, position, token, offset, piece)
+        entry.sent_position = position + 1
+        entry.sent_offset = offset + len(piece)
         return True
 
     def _take(self, entry: _Request, row: TokenRow) -> None:
