@@ -51,6 +51,14 @@ def test_log_probabilities_equal_the_naive_ones(
         assert entry.top_logprobs == pytest.approx([expected[v] for v in order], abs=1e-5)
 
 
+@pytest.mark.parametrize("num_lines", [2, 5, 32])
+def test_a_line_has_the_same_log_probabilities_alone_and_among_others(num_lines: int) -> None:
+    logits = torch.randn(num_lines, 64 * 300, generator=torch.Generator().manual_seed(num_lines))
+    together = _read(logits, [3] * num_lines, list(range(num_lines)))
+    alone = [_read(logits[i : i + 1], [3], [i]) for i in range(num_lines)]
+    assert [[entry] for entry in together or ()] == alone
+
+
 def test_a_removed_row_asks_for_nothing() -> None:
     feature = Logprobs()
     feature.add(0, SamplingParams(top_logprobs=2))

@@ -164,7 +164,9 @@ def test_a_single_nan_fails_its_line_with_the_reason() -> None:
     sampler.add(0, SamplingParams(), [1])
     logits = torch.zeros(1, VOCAB)
     logits[0, 250] = torch.nan
-    assert "nan" in sampler.sample(logits, torch.tensor([0]), torch.tensor([0])).failed[0]
+    result = sampler.sample(logits, torch.tensor([0]), torch.tensor([0]))
+    assert "nan" in result.failed[0]
+    assert result.tokens.tolist() == [0]
 
 
 def test_a_grammar_that_leaves_nothing_fails_its_line_with_the_reason() -> None:
