@@ -47,6 +47,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def pick(self, choice: int) -> int:
         return sorted(self.alive)[choice % len(self.alive)]
 
+    # Beyond this the oldest ended requests would be forgotten, which test_core looks at.
+    @precondition(lambda self: len(self.world.core.ledger.records) <= 2 * MAX_QUEUE - 3)
     @rule(
         siblings=st.integers(1, 3),
         prompt=st.sampled_from(PROMPTS),
