@@ -238,6 +238,18 @@ def test_a_restart_counts_the_prompt_as_work_again_until_the_next_token() -> Non
     assert len(world.executor.backlog) == 0
 
 
+def test_a_late_answer_to_an_earlier_cancel_does_not_end_a_request_that_came_back() -> None:
+    world = World()
+    call = world.submit(submission(1))
+    world.step(2)
+    report = StepReport(step=3)
+    report.tokens.append_row(TokenRow(1, 2, [], FinishReason.CANCELLED))
+    world.core.on_step(world.executor, report)
+    world.run()
+    assert world.inbox.tokens[1] == expected_tokens(call)
+    assert world.inbox.finish[1] is FinishReason.LENGTH
+
+
 def test_deaths_do_not_add_up_while_there_is_progress() -> None:
     world = World()
     call = world.submit(submission(1, max_tokens=20))

@@ -360,7 +360,11 @@ class Scheduler:
                     sink.pending.tokens.append(request, position, token)
             else:
                 self._record_row(record, batch, start, TokenRow(request, position, tokens[start : start + length]))
-                if finish and not record.ended:
+                if finish == FinishReason.CANCELLED:
+                    # Whoever cancels here takes the request off the executor first: this is a late answer to that, about
+                    # an earlier stay of the request. Should the executor have dropped it by itself, it gets it again.
+                    executor.repeat(record)
+                elif finish and not record.ended:
                     self._finish(record, FinishReason(finish))
             start += length
 
