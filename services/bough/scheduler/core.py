@@ -360,11 +360,13 @@ class Scheduler:
                     sink.pending.tokens.append(request, position, token)
             else:
                 self._record_row(record, batch, start, TokenRow(request, position, tokens[start : start + length]))
-                if finish == FinishReason.CANCELLED:
-                    # Whoever cancels here takes the request off the executor first: this is a late answer to that, about
-                    # an earlier stay of the request. Should the executor have dropped it by itself, it gets it again.
+                if record.ended or not finish:
+                    pass
+                elif finish == FinishReason.CANCELLED:
+                    # We cancel only what we took off an executor before, so this answers an earlier stay of the request
+                    # there. Should the executor have dropped it by itself, it gets it again.
                     executor.repeat(record)
-                elif finish and not record.ended:
+                else:
                     self._finish(record, FinishReason(finish))
             start += length
 
