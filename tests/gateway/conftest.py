@@ -17,16 +17,16 @@ class Deployment:
     """A gateway under test, what is behind it and a client in front of it."""
 
     chain: FakeChain
-    gateway: GatewayService
+    service: GatewayService
     client: httpx.AsyncClient
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.http_port}"
+        return f"http://127.0.0.1:{self.service.gateway.http_port}"
 
     @property
     def grpc_address(self) -> str:
-        return f"127.0.0.1:{self.gateway.grpc_port}"
+        return f"127.0.0.1:{self.service.gateway.grpc_port}"
 
 
 Deploy = Callable[..., Awaitable[Deployment]]
@@ -47,18 +47,18 @@ async def deploy() -> AsyncIterator[Deploy]:
             "detokenizer_address": chain.detokenizer_addresses,
             **settings,
         }
-        gateway = GatewayService(Settings(**values))
-        await gateway.start()
+        service = GatewayService(Settings(**values))
+        await service.start()
         client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{gateway.http_port}", timeout=20, transport=httpx.AsyncHTTPTransport()
+            base_url=f"http://127.0.0.1:{service.gateway.http_port}", timeout=20, transport=httpx.AsyncHTTPTransport()
         )
-        running.append(Deployment(chain, gateway, client))
+        running.append(Deployment(chain, service, client))
         return running[-1]
 
     yield start
     for deployment in running:
         await deployment.client.aclose()
-        await deployment.gateway.stop()
+        await deployment.service.stop()
         await deployment.chain.stop()
 
 

@@ -248,7 +248,7 @@ async def test_a_large_body_is_parsed_like_a_small_one(deployment: Deployment) -
 
 
 async def test_rubbish_instead_of_http_leaves_the_gateway_well(deployment: Deployment) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", deployment.gateway.http_port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", deployment.service.gateway.http_port)
     writer.write(b"\x16\x03\x01 rubbish\r\n\r\n")
     await writer.drain()
     assert b"400" in await reader.readline()

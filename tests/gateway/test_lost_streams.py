@@ -169,7 +169,7 @@ async def test_a_drain_finishes_what_runs_and_takes_nothing_new(deploy: Deploy) 
     async with deployment.client.stream("POST", CHAT, json=chat(stream=True)) as response:
         reading = events(response)
         text = text_of(await anext(reading))
-        draining = asyncio.create_task(deployment.gateway.drain(20))
+        draining = asyncio.create_task(deployment.service.drain(20))
         await asyncio.sleep(0)
         with pytest.raises(httpx.ConnectError):
             await deployment.client.post(CHAT, json=chat())
@@ -187,7 +187,7 @@ async def test_a_stop_without_time_ends_streams_with_an_error_and_cancels_behind
     async with deployment.client.stream("POST", CHAT, json=chat(stream=True)) as response:
         reading = events(response)
         await anext(reading)
-        stopping = asyncio.create_task(deployment.gateway.stop())
+        stopping = asyncio.create_task(deployment.service.stop())
         last = [event async for event in reading][-1]
     assert last is not None
     assert "shutting down" in last["error"]["message"]

@@ -23,6 +23,9 @@ async def test_tokenize_takes_a_text_or_a_chat_and_detokenize_inverts_it(deploym
 
 
 async def test_the_process_is_healthy_even_when_the_chain_is_not_ready(deployment: Deployment) -> None:
+    async with asyncio.timeout(10):
+        while (await deployment.client.get("/ready")).status_code != 200:
+            pass
     assert (await deployment.client.get("/ready")).json() == {"status": "ready"}
     await deployment.chain.set_ready("detokenizer0", False)
     await deployment.chain.kill("grammar")

@@ -8,6 +8,7 @@ for one, `grace_s` at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -186,6 +187,7 @@ class DetokenizerPool:
         self._homeless: dict[int, Receiver] = {}
         self._by_request: dict[int, Receiver] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._closing: set[asyncio.Task[None]] = set()
         self.attachment_changed = asyncio.Event()
         """Set whenever a copy attached or went; whoever waits for it clears it."""
@@ -217,12 +219,15 @@ class DetokenizerPool:
         await asyncio.gather(*(copy.close() for copy in self.copies), *self._closing)
         self._copies.clear()
 
-    def any_attached(self) -> Copy:
-        """The attached copy with the fewest requests. Raises UnavailableError when there is none."""
-        copy = self._least_loaded()
-        if copy is None:
-            raise UnavailableError(self.trouble())
-        return copy
+    async def any_attached(self) -> Copy:
+        """The attached copy with the fewest requests. UnavailableError when there is none within the grace."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                while (copy := self._least_loaded()) is None:
+                    self._waiters.append(asyncio.get_running_loop().create_future())
+                    await self._waiters[-1]
+                return copy
+        raise UnavailableError(self.trouble())
 
     def trouble(self) -> str:
         """Why no copy is attached, in words."""
@@ -274,6 +279,10 @@ class DetokenizerPool:
         """A copy's stream opened or broke."""
         self.attachment_changed.set()
         if attached:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
             waiting = list(self._homeless.values())
             self._homeless.clear()
             if waiting:

@@ -21,6 +21,9 @@ DONE = "data: [DONE]\n\n"
 _LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
+_LINE_BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+"""Many clients take these for the end of a line, in the middle of an event."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -143,7 +146,7 @@ class CompletionFormat(_Base):
             head = self._heads[index] = self._chunk_head(index, '"text":')
             text = self._echo(index) + text
         if not (piece.finish or piece.logprobs or self._shape.token_ids):
-            return f"{head}{encode_basestring(text)}{self._tail}" if text else ""
+            return f"{head}{_quote(text)}{self._tail}" if text else ""
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
@@ -217,7 +220,7 @@ class ChatFormat(_Base):
         index = piece.index
         head = self._heads.get(index)
         if head is not None and not (piece.finish or piece.logprobs or self._shape.token_ids):
-            return f"{head}{encode_basestring(piece.text)}{self._tail}" if piece.text else ""
+            return f"{head}{_quote(piece.text)}{self._tail}" if piece.text else ""
         events = ""
         if head is None:
             head = self._heads[index] = self._chunk_head(index, '"delta":{"content":')
@@ -233,7 +236,7 @@ class ChatFormat(_Base):
                 choice["token_ids"] = piece.tokens
             events += self._chunk_event(choice)
         elif piece.text:
-            events += f"{head}{encode_basestring(piece.text)}{self._tail}"
+            events += f"{head}{_quote(piece.text)}{self._tail}"
         if piece.finish:
             choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_name(piece.finish)}
             events += self._chunk_event(choice)
@@ -297,4 +300,9 @@ def _finite(logprob: float) -> float:
 
 
 def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':')).translate(_LINE_BREAKS)}\n\n"
+
+
+def _quote(text: str) -> str:
+    quoted = encode_basestring(text)
+    return quoted if quoted.isascii() else quoted.translate(_LINE_BREAKS)

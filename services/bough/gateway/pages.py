@@ -46,7 +46,7 @@ class Pages:
     async def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids."""
         request = detokenizer_pb2.DecodeRequest(counts=[len(ids)], tokens=ids, skip_special_tokens=skip_special_tokens)
-        copy = self._pool.any_attached()
+        copy = await self._pool.any_attached()
         response: detokenizer_pb2.DecodeResponse = await call(copy.stub.Decode, request, peer=PEER)
         return response.texts[0]
 

@@ -40,6 +40,7 @@ class Peer(Generic[Stub]):
 
     def __init__(self, name: str, address: str, stub: Callable[[grpc.aio.Channel], Stub], policy: RetryPolicy) -> None:
         self.name = name
+        self.address = address
         self.channels = [open_channel(part.strip()) for part in address.split(",") if part.strip()]
         self.mismatch: MismatchError | None = None
         """Set when the peer holds another model; calls are refused until it does not."""

@@ -10,7 +10,7 @@ import socket
 
 from bough.common.config import Settings
 from bough.common.errors import ModelError, UnavailableError
-from bough.common.model import read_model_files
+from bough.common.model import ModelFiles, read_model_files
 from bough.common.rpc.server import RpcServer
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
@@ -38,17 +38,44 @@ def create(settings: Settings) -> Service:
 
 
 class GatewayService:
-    """REST and gRPC servers, and the connections to the services behind them."""
+    """The gateway as a Service. What belongs to an event loop is made in `start`."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.model is None:
             raise ModelError("the gateway needs a model directory: set model")
-        model = read_model_files(
+        self._settings = settings
+        self._model = read_model_files(
             settings.model, served_name=settings.served_model_name, max_context=settings.max_context
         )
+        self._gateway: Gateway | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        """What runs. RuntimeError before `start`."""
+        if self._gateway is None:
+            raise RuntimeError("the gateway has not been started")
+        return self._gateway
+
+    async def start(self) -> None:
+        """Bind both ports. UnavailableError when one cannot be had."""
+        self._gateway = Gateway(self._settings, self._model)
+        await self._gateway.start()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls and wait for those under way."""
+        await self.gateway.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """End everything; calls that are still under way end with an error and are cancelled behind."""
+        await self.gateway.stop()
+
+
+class Gateway:
+    """REST and gRPC servers, and the connections to the services behind them. Made in the loop it runs in."""
+
+    def __init__(self, settings: Settings, model: ModelFiles) -> None:
         self._settings = settings
-        self._identity = model.identity
-        self._telemetry = Telemetry("gateway", otlp_endpoint=settings.otlp_endpoint)
+        self.telemetry = Telemetry("gateway", otlp_endpoint=settings.otlp_endpoint)
         policy = retry_policy(settings.orphan_grace_s)
         self._tokenizer = Tokenizer(settings.address_of("tokenizer"), policy)
         self._grammar = GrammarCompiler(settings.address_of("grammar"), policy)
@@ -58,7 +85,7 @@ class GatewayService:
             peer=f"gateway {socket.gethostname()}:{os.getpid()}",
             grace_s=settings.orphan_grace_s,
         )
-        metrics = GatewayMetrics(self._telemetry)
+        metrics = GatewayMetrics(self.telemetry)
         self._generator = Generator(
             model=model, tokenizer=self._tokenizer, grammar=self._grammar, pool=self._pool, metrics=metrics
         )
@@ -67,7 +94,7 @@ class GatewayService:
             grammar=self._grammar,
             pool=self._pool,
             identity=model.identity,
-            telemetry=self._telemetry,
+            telemetry=self.telemetry,
         )
         key = ApiKey(None if settings.api_key is None else settings.api_key.get_secret_value())
         self._app = self._make_app(key, metrics)
@@ -118,7 +145,8 @@ class GatewayService:
         await self._pool.stop()
         await self._tokenizer.peer.close()
         await self._grammar.peer.close()
-        self._telemetry.close()
+        await self._surroundings.close()
+        self.telemetry.close()
 
     def _make_app(self, key: ApiKey, metrics: GatewayMetrics) -> App:
         limit_bytes = int(self._settings.max_body_mb * 1024 * 1024)
@@ -135,7 +163,7 @@ class GatewayService:
             route("GET", "/ready", pages.ready),
             route("GET", "/metrics", pages.metrics),
         ]
-        return App(routes, api_key=key, metrics=metrics, telemetry=self._telemetry)
+        return App(routes, api_key=key, metrics=metrics, telemetry=self.telemetry)
 
     def _make_rpc(self, key: ApiKey) -> RpcServer:
         settings = self._settings
@@ -154,13 +182,13 @@ class GatewayService:
 
     async def _poll(self) -> None:
         """Keep the gRPC health service up to date with the chain."""
-        known: dict[str, str] | None = None
+        known: set[str] | None = None
         while True:
             troubles = await self._surroundings.troubles()
-            if troubles != known:
+            if set(troubles) != known:
                 await self._rpc.set_ready(not troubles)
-                logger.info("ready" if not troubles else "not ready: %s", *([troubles] if troubles else []))
-                known = troubles
+                logger.info("%s", "ready" if not troubles else f"not ready: {troubles}")
+                known = set(troubles)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S[0] if troubles else _POLL_S[1]):
                     self._pool.attachment_changed.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 import grpc.aio
@@ -11,18 +10,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bough.common.errors import BoughError, UnavailableError
 from bough.common.model import ModelIdentity
-from bough.common.rpc.channel import RetryPolicy, call, from_rpc_error
+from bough.common.rpc.channel import from_rpc_error, open_channel
+from bough.common.rpc.endpoints import resolve
+from bough.common.rpc.introspection import ChannelSource, peer_metrics
 from bough.common.rpc.server import READY_SERVICE
 from bough.common.telemetry import Telemetry
 from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.exposition import ProcessMetrics
 from bough.gateway.peers import GrammarCompiler, Tokenizer
-from bough.rpc.v1 import telemetry_pb2, telemetry_pb2_grpc
-
-logger = logging.getLogger(__name__)
 
 _CHECK_S = 2.0
-_ONCE = RetryPolicy(attempts=1, attempt_timeout_s=_CHECK_S)
 
 
 class Surroundings:
@@ -50,6 +47,7 @@ class Surroundings:
         self._pool = pool
         self._identity = identity
         self._telemetry = telemetry
+        self._scraped: dict[str, grpc.aio.Channel] = {}
 
     async def troubles(self) -> dict[str, str]:
         """What is down and why; empty when the whole chain can serve."""
@@ -69,10 +67,26 @@ class Surroundings:
             instance=self._telemetry.instance,
             exposition=self._telemetry.exposition(),
         )
-        channels = [*self._tokenizer.peer.channels, *self._grammar.peer.channels]
-        channels += [copy.channel for copy in self._pool.copies if copy.attached]
-        answers = await asyncio.gather(*(_metrics_of(channel) for channel in channels))
-        return [own, *(process for answer in answers for process in answer)]
+        addresses = await asyncio.gather(
+            *(resolve(peer.address) for peer in (self._tokenizer.peer, self._grammar.peer))
+        )
+        sources = self._sources(frozenset[str]().union(*addresses))
+        sources.update({copy.address: _always(copy.channel) for copy in self._pool.copies if copy.attached})
+        answers = await peer_metrics(sources)
+        return [
+            own,
+            *(ProcessMetrics(service=a.service, instance=a.instance, exposition=a.exposition) for a in answers),
+        ]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*(channel.close() for channel in self._scraped.values()))
+
+    def _sources(self, addresses: frozenset[str]) -> dict[str, ChannelSource]:
+        """A channel to each copy: those for calls lead to whichever copy is next."""
+        for address in addresses - self._scraped.keys():
+            self._scraped[address] = open_channel(address)
+        return {address: _always(self._scraped[address]) for address in addresses}
 
     async def _check_peer(self, peer: Tokenizer | GrammarCompiler) -> None:
         await peer.check(self._identity)
@@ -109,12 +123,5 @@ async def _check_ready(channels: Iterable[grpc.aio.Channel], name: str) -> None:
     raise UnavailableError(reason)
 
 
-async def _metrics_of(channel: grpc.aio.Channel) -> list[ProcessMetrics]:
-    stub = telemetry_pb2_grpc.IntrospectionServiceStub(channel)
-    response: telemetry_pb2.MetricsResponse
-    try:
-        response = await call(stub.Metrics, telemetry_pb2.MetricsRequest(), peer="a service", policy=_ONCE)
-    except BoughError as error:
-        logger.debug("no metrics: %s", error)
-        return []
-    return [ProcessMetrics(service=p.service, instance=p.instance, exposition=p.exposition) for p in response.processes]
+def _always(channel: grpc.aio.Channel) -> ChannelSource:
+    return lambda: channel
