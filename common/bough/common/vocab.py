@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -98,6 +99,36 @@ def parse_vocabulary(parsed: dict[str, Any]) -> Vocabulary:
     )
 
 
+def xgrammar_tokenizer_info(vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: Collection[int]) -> Any:
+    """The `xgrammar.TokenizerInfo` of a vocabulary; equal wherever compiled grammars are exchanged.
+
+    Special tokens that are not stop tokens are given as empty: they are left out of the text, so that an output with
+    one of them in it would match the grammar and yet not be what the client gets.
+
+    Args:
+        vocabulary: The tokens.
+        vocab_size: Rows of the model's logits, which may be more than there are tokens.
+        stop_token_ids: Ids that may follow a complete output: the model's end-of-sequence ids.
+    """
+    import xgrammar  # here, because it brings torch along and most of those who read vocabularies never need it
+
+    kind = {
+        DecoderKind.BYTE_LEVEL: xgrammar.VocabType.BYTE_LEVEL,
+        DecoderKind.PLAIN: xgrammar.VocabType.BYTE_FALLBACK,
+        DecoderKind.UNKNOWN: xgrammar.VocabType.RAW,
+    }[vocabulary.decoder.kind]
+    hidden = vocabulary.special_ids.difference(stop_token_ids)
+    tokens = ["" if token is None or i in hidden else token for i, token in enumerate(vocabulary.tokens[:vocab_size])]
+    tokens += [""] * (vocab_size - len(tokens))
+    return xgrammar.TokenizerInfo(
+        tokens,
+        kind,
+        vocab_size=vocab_size,
+        stop_token_ids=sorted(set(stop_token_ids)),
+        add_prefix_space=vocabulary.adds_prefix_space,
+    )
+
+
 def byte_level_alphabet() -> dict[str, int]:
     """GPT-2's alphabet: the character that stands for each byte. Printable bytes stand for themselves."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -175,3 +206,12 @@ def _adds_prefix_space(normalizer: dict[str, Any] | None, pre_tokenizer: dict[st
         if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
             return True
     return False
+
+
+def xgrammar_format() -> str:
+    """Which library and version writes compiled grammars here; another one may not read them."""
+    from importlib.metadata import version
+
+    from xgrammar.config import get_serialization_version
+
+    return f"xgrammar-{version('xgrammar')}/{get_serialization_version()}"

@@ -1,0 +1,55 @@
+"""Compiles sources with xgrammar. Imported only by the compiler process: xgrammar brings torch with it."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+
+import xgrammar
+from xgrammar.config import get_serialization_version
+
+from bough.common.sampling import GrammarKind
+from bough.common.vocab import Vocabulary, xgrammar_tokenizer_info
+
+_ANY_OBJECT = '{"type": "object"}'
+_SOURCE_PREFIX = re.compile(r"^\[[\d:]+\] \S+?:\d+: (?:Check failed: \(.*?\) is (?:false|true): )?")
+
+
+class CompileError(Exception):
+    """The source is wrong; the text says where."""
+
+
+class Compiler:
+    """xgrammar's compiler for one vocabulary.
+
+    Args:
+        vocabulary: The tokens.
+        vocab_size: Rows of the model's logits, which may be more than there are tokens.
+        stop_token_ids: Ids that may follow a complete output.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: list[int], threads: int = 2) -> None:
+        info = xgrammar_tokenizer_info(vocabulary, vocab_size=vocab_size, stop_token_ids=stop_token_ids)
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=threads, cache_enabled=False)
+
+    def compile(self, kind: GrammarKind, text: str) -> bytes:
+        """The compiled form, as xgrammar serializes it.
+
+        Raises:
+            CompileError: The source is wrong.
+        """
+        try:
+            if kind is GrammarKind.REGEX:
+                compiled = self._compiler.compile_regex(text)
+            else:
+                schema = _ANY_OBJECT if kind is GrammarKind.JSON_OBJECT else text
+                compiled = self._compiler.compile_json_schema(schema)
+            serialized: str = compiled.serialize_json()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CompileError(_SOURCE_PREFIX.sub("", str(error)).strip() or type(error).__name__) from None
+        return serialized.encode()
+
+
+def format_version() -> str:
+    """Which library and version wrote a compiled form; another one may not read it."""
+    return f"xgrammar-{version('xgrammar')}/{get_serialization_version()}"

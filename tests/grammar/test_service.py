@@ -1,0 +1,98 @@
+"""The grammar service on a real socket with its real compiler process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import xgrammar
+
+from bough.common.config import Settings
+from bough.common.errors import InvalidRequestError, ModelError
+from bough.common.rpc.channel import open_channel
+from bough.common.sampling import GrammarKind
+from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
+from bough.demo import model_dir
+from bough.grammar.process import CompilerProcess
+from bough.grammar.service import create
+from bough.rpc.v1 import common_pb2, grammar_pb2_grpc
+from bough.rpc.v1 import grammar_pb2 as pb
+
+EOS = [4089, 4087]
+WIDE = json.dumps({"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 200} for i in range(12)}})
+HOPELESS = json.dumps(
+    {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 100_000} for i in range(200)}}
+)
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[grammar_pb2_grpc.GrammarServiceAsyncStub]:
+    service = create(Settings(model=model_dir(), run_dir=tmp_path))
+    await service.start()
+    async with open_channel(f"unix:{tmp_path}/grammar.sock") as channel:
+        yield grammar_pb2_grpc.GrammarServiceStub(channel)
+    await service.drain(1)
+    await service.stop()
+
+
+async def test_what_was_compiled_is_fetched_in_chunks(stub: grammar_pb2_grpc.GrammarServiceAsyncStub) -> None:
+    compiled = await stub.Compile(pb.CompileRequest(kind=common_pb2.GRAMMAR_KIND_JSON_SCHEMA, text=WIDE))
+    again = await stub.Compile(pb.CompileRequest(kind=common_pb2.GRAMMAR_KIND_JSON_SCHEMA, text=WIDE))
+    assert (again.key, again.compile_us) == (compiled.key, 0) and compiled.compile_us > 0
+    grammar = common_pb2.Grammar(key=compiled.key, kind=common_pb2.GRAMMAR_KIND_JSON_SCHEMA, text=WIDE)
+    chunks = [chunk async for chunk in stub.Fetch(pb.FetchRequest(grammar=grammar))]
+    assert len(chunks) > 1 and max(len(chunk.chunk) for chunk in chunks) == 1 << 20
+    data = b"".join(chunk.chunk for chunk in chunks)
+    assert (chunks[0].total_bytes, chunks[0].format) == (
+        len(data),
+        (await stub.Describe(pb.GrammarDescribeRequest())).format,
+    )
+    info = xgrammar_tokenizer_info(read_vocabulary(model_dir()), vocab_size=4096, stop_token_ids=EOS)
+    matcher = xgrammar.GrammarMatcher(xgrammar.CompiledGrammar.deserialize_json(data.decode(), info))
+    assert matcher.accept_string('{"p0": "x"') and not matcher.is_completed()
+
+
+async def test_wrong_sources_and_keys_are_invalid_arguments(stub: grammar_pb2_grpc.GrammarServiceAsyncStub) -> None:
+    cases: list[tuple[pb.CompileRequest, str]] = [
+        (pb.CompileRequest(kind=common_pb2.GRAMMAR_KIND_REGEX, text="(a"), "regex: Regex parsing error"),
+        (pb.CompileRequest(text="a"), "kind: 0 is not accepted; accepted are JSON_SCHEMA"),
+    ]
+    for request, says in cases:
+        with pytest.raises(grpc.aio.AioRpcError, match=says) as caught:
+            await stub.Compile(request)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    grammar = common_pb2.Grammar(key=b"\x00" * 32, kind=common_pb2.GRAMMAR_KIND_REGEX, text="a")
+    with pytest.raises(grpc.aio.AioRpcError, match=r"grammar\.key") as caught:
+        await anext(aiter(stub.Fetch(pb.FetchRequest(grammar=grammar))))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_source_beyond_the_limit_is_refused_and_the_next_one_compiles() -> None:
+    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS, limit_s=0.5)
+    await process.start()
+    with pytest.raises(InvalidRequestError, match="simplify it|more memory"):
+        await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+    await process.stop()
+
+
+async def test_a_call_that_is_given_up_does_not_shift_the_answers() -> None:
+    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
+    await process.start()
+    given_up = asyncio.create_task(process.compile(GrammarKind.JSON_SCHEMA, WIDE))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert len(await process.compile(GrammarKind.REGEX, "a")) < 1 << 20
+    await process.stop()
+
+
+async def test_a_model_that_cannot_be_read_is_an_error_at_start(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not start"):
+        await CompilerProcess(tmp_path, vocab_size=1, stop_token_ids=[]).start()
