@@ -53,6 +53,17 @@ class TokenBatch:
         self.tokens.extend(row.tokens)
         self.finish.append(int(row.finish))
 
+    def extend(self, other: TokenBatch) -> None:
+        """Add all rows of another batch."""
+        if other.logprobs:
+            start = len(self.tokens)
+            self.logprobs.update((start + index, entry) for index, entry in other.logprobs.items())
+        self.requests.extend(other.requests)
+        self.positions.extend(other.positions)
+        self.counts.extend(other.counts)
+        self.tokens.extend(other.tokens)
+        self.finish.extend(other.finish)
+
     def rows(self) -> Iterator[TokenRow]:
         """The rows, one object each."""
         start = 0

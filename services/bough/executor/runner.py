@@ -84,9 +84,10 @@ class ModelRunner:
         model_config = ModelConfig.read(config.model_dir)
         check_supported(model_config)
         num_threads = config.num_threads or available_cores()
-        torch.set_num_threads(num_threads)
         dtype: torch.dtype = getattr(torch, model_config.dtype if config.dtype == "auto" else config.dtype)
         backend = _choose_backend(config, model_config, num_threads)
+        # beside native operations torch does small things only, and its waiting threads would spin on their cores
+        torch.set_num_threads(1 if backend.ops is not None else num_threads)
         with torch.inference_mode(), _checkpoint(config, dtype, progress) as weights:
             build = BuildContext(
                 weights=weights,
@@ -106,7 +107,7 @@ class ModelRunner:
         num_pages = config.num_pages or runner._measure_pages()
         runner._allocate(num_pages)
         progress(0.9, "warming up")
-        runner._run_largest(min(config.token_budget, 64))
+        runner._warm_up()
         progress(1.0, "ready")
         return runner
 
@@ -153,8 +154,8 @@ class ModelRunner:
     def _measure_pages(self) -> int:
         """Pages that fit beside the largest step, at most what all rows can fill.
 
-        The step runs first, so that the memory it needs is already taken when the rest is counted; the same amount is
-        left free again, for a later step and the services around.
+        The step runs first, so that what it needs is already taken when the rest is counted. As much is left free
+        again for a later step, and a tenth for what else runs on the machine, which may only be starting.
         """
         cap = self.config.max_rows * -(-self.max_context // self.page_size)
         before = resident_peak_bytes()
@@ -162,7 +163,7 @@ class ModelRunner:
         self._allocate(-(-num_tokens // self.page_size))
         self._run_largest(num_tokens)
         reserve = max(0, resident_peak_bytes() - before)
-        fitting = (available_memory_bytes() - reserve) // self.layout.page_bytes
+        fitting = (available_memory_bytes() * 9 // 10 - reserve) // self.layout.page_bytes
         needed = -(-self.max_context // self.page_size)
         if fitting < needed:
             raise ModelError(
@@ -170,6 +171,12 @@ class ModelRunner:
                 f"= {self.max_context} tokens needs {needed}; lower max_context or use a smaller model"
             )
         return min(cap, fitting)
+
+    def _warm_up(self) -> None:
+        """Take the memory that steps need, and run small ones, so that the first request is as fast as the next."""
+        if self._program is not None:
+            self._program.reserve(max(self.config.token_budget, self.config.max_rows))
+        self._run_largest(min(self.config.token_budget, 64))
 
     def _run_largest(self, num_tokens: int) -> None:
         """One row with `num_tokens` tokens, then a step of decode rows, as large as a step may get."""

@@ -490,9 +490,9 @@ Global___ExecutorAttached: _TypeAlias = ExecutorAttached  # noqa: Y015
 
 @_typing.final
 class CacheEvents(_message.Message):
-    """Changes of the prefix cache, for the scheduler's mirror of it. A page's hash is SHA-256 over its parent's hash (of the
-    namespace for the first one) and its token ids as little-endian 32-bit numbers, first 8 bytes read as a
-    little-endian number.
+    """Changes of the prefix cache, for the scheduler's mirror of it. Only full pages are named. A page's hash is BLAKE2b with
+    16 bytes over its parent's hash (for the first page: over the hash of the namespace) and its token ids as
+    little-endian 32-bit numbers; the first 8 bytes, read as a little-endian number, stand for it here.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

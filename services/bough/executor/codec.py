@@ -1,0 +1,108 @@
+"""The executor's messages: protobuf to domain types and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bough.common.codec import (
+    decode_resume,
+    decode_sampling,
+    encode_failure,
+    encode_identity,
+    encode_started,
+    encode_tokens,
+)
+from bough.common.model import ModelIdentity
+from bough.common.requests import ResumePoint
+from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
+from bough.rpc.v1 import executor_pb2 as pb
+
+_SEED_MASK = (1 << 64) - 1
+_WIRE_HASH_BYTES = 8
+
+
+def decode_orders(message: pb.RunRequest) -> Orders:
+    """Orders from the wire, siblings spelled out; ValueError where a field's value is unknown."""
+    orders = Orders(cancels=list(message.cancels))
+    for admit in message.admits:
+        orders.admissions.extend(_decode_admit(admit))
+    if message.HasField("retract_order"):
+        orders.retract_order = list(message.retract_order.requests)
+    return orders
+
+
+def _decode_admit(admit: pb.Admit) -> Iterable[Admission]:
+    sampling = decode_sampling(admit.sampling)
+    prompt, produced = list(admit.prompt), list(admit.produced)
+    for index, request in enumerate(admit.requests):
+        yield Admission(
+            request=request,
+            prompt=prompt,
+            produced=produced,
+            sampling=replace(sampling, seed=(sampling.seed + index) & _SEED_MASK) if index else sampling,
+            cache_namespace=admit.cache_namespace,
+            order=admit.order,
+            traceparent=admit.traceparent,
+        )
+
+
+def decode_resumes(attach: pb.ExecutorAttach) -> list[ResumePoint]:
+    """Where the scheduler's records end."""
+    return [decode_resume(resume) for resume in attach.resumes]
+
+
+def encode_capacity(capacity: Capacity) -> pb.Capacity:
+    """Capacity to the wire."""
+    return pb.Capacity(
+        num_pages=capacity.num_pages,
+        page_size=capacity.page_size,
+        max_rows=capacity.max_rows,
+        token_budget=capacity.token_budget,
+    )
+
+
+def encode_attached(epoch: int, identity: ModelIdentity, capacity: Capacity, running: list[int]) -> pb.RunResponse:
+    """The first answer of a stream."""
+    return pb.RunResponse(
+        attached=pb.ExecutorAttached(
+            executor_epoch=epoch,
+            identity=encode_identity(identity),
+            capacity=encode_capacity(capacity),
+            running=running,
+        )
+    )
+
+
+def encode_report(report: StepReport) -> pb.RunResponse:
+    """A report to the wire."""
+    return pb.RunResponse(
+        step=report.step,
+        tokens=encode_tokens(report.tokens) if report.tokens.requests else None,
+        started=encode_started(report.started),
+        retracted=report.retracted,
+        errors=[encode_failure(failure) for failure in report.failures],
+        cache_events=_encode_cache_events(report),
+        gauges=None if report.gauges is None else _encode_gauges(report.gauges),
+    )
+
+
+def _encode_cache_events(report: StepReport) -> pb.CacheEvents | None:
+    if not (report.pages_stored or report.pages_removed):
+        return None
+    return pb.CacheEvents(stored=_wire_hashes(report.pages_stored), removed=_wire_hashes(report.pages_removed))
+
+
+def _wire_hashes(hashes: Iterable[bytes]) -> list[int]:
+    return [int.from_bytes(page[:_WIRE_HASH_BYTES], "little") for page in hashes]
+
+
+def _encode_gauges(gauges: Gauges) -> pb.ExecutorGauges:
+    return pb.ExecutorGauges(
+        running=gauges.running,
+        waiting=gauges.waiting,
+        pages_used=gauges.pages_used,
+        pages_cached=gauges.pages_cached,
+        pages_free=gauges.pages_free,
+        step_us=gauges.step_us,
+    )

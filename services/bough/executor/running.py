@@ -1,0 +1,44 @@
+"""What the engine keeps of a sequence besides what the composer does: stop rule, matcher, sampler row, trace."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from opentelemetry.trace import Span
+from torch import Tensor
+
+from bough.executor.orders import Admission
+from bough.executor.sampling import StopRule
+from bough.executor.sequence import Sequence
+
+
+class Matcher(Protocol):
+    """Follows one sequence through a compiled grammar."""
+
+    def fill(self, bitmask: Tensor, line: int) -> None:
+        """Write what is allowed next into `bitmask[line]`, int32 words."""
+
+    def accept(self, token: int) -> bool:
+        """Advance; False when the grammar does not allow the token."""
+
+    @property
+    def is_done(self) -> bool:
+        """The grammar allows nothing more."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Running:
+    """One request inside the engine."""
+
+    admission: Admission
+    sequence: Sequence
+    stop: StopRule
+    matcher: Matcher | None = None
+    sampler_row: int | None = None
+    """Row under which the sampler knows the sequence; None before its first token and after a retraction."""
+    is_started: bool = False
+    span: Span | None = None
+    admitted_ns: int = field(default_factory=time.time_ns)
+    num_steps: int = 0

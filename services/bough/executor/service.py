@@ -1,0 +1,181 @@
+"""The executor as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from typing import Literal, cast
+
+import torch
+
+from bough.common.config import Settings
+from bough.common.errors import BoughError, ModelError
+from bough.common.ids import new_epoch
+from bough.common.model import ModelFiles, read_model_files
+from bough.common.rpc.channel import open_channel
+from bough.common.rpc.introspection import IntrospectionServicer
+from bough.common.rpc.server import RpcServer
+from bough.common.sampling import Grammar
+from bough.common.service import Service
+from bough.common.telemetry import Telemetry
+from bough.common.vocab import read_vocabulary
+from bough.executor.engine import Engine
+from bough.executor.grammar_client import fetch_grammar
+from bough.executor.grammars import GrammarStore
+from bough.executor.loop import EngineLoop
+from bough.executor.observer import Observer
+from bough.executor.orders import StepReport
+from bough.executor.runner import ModelRunner, RunnerConfig
+from bough.executor.running import Matcher
+from bough.executor.server import ExecutorServicer
+from bough.rpc.v1 import executor_pb2, executor_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_ROWS = 256
+DEFAULT_TOKEN_BUDGET = 1024
+"""On a CPU: large enough that matrix products are efficient, small enough that decodes wait little for a prompt."""
+
+_DRAIN_POLL_S = 0.02
+
+
+class ExecutorService:
+    """The engine on its thread, and the server that schedulers attach to."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.model is None:
+            raise ModelError("model: no model directory is set")
+        self._settings = settings
+        self._telemetry = Telemetry("executor", otlp_endpoint=settings.otlp_endpoint)
+        self._observer = Observer(self._telemetry)
+        self._files = read_model_files(
+            settings.model, served_name=settings.served_model_name, max_context=settings.max_context
+        )
+        self._server: RpcServer | None = None
+        self._servicer: ExecutorServicer | None = None
+        self._loop: EngineLoop | None = None
+        self._grammars: GrammarStore | None = None
+        self._ready: asyncio.Task[None] | None = None
+        self._began_s = time.monotonic()
+
+    async def start(self) -> None:
+        """Serve at once; ready when the model is loaded on the engine's thread."""
+        self._loop = EngineLoop(
+            build=self._build,
+            on_ready=self._on_ready,
+            on_report=self._on_report,
+            on_failure=self._on_failure,
+        )
+        loop = self._loop
+        self._servicer = ExecutorServicer(
+            self._files.identity, epoch=new_epoch(), loop=lambda: loop, matcher_source=self._matcher
+        )
+        server = self._server = RpcServer(self._settings.listen_address("executor"))
+        executor_pb2_grpc.add_ExecutorServiceServicer_to_server(self._servicer, server.server)
+        telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
+            IntrospectionServicer(self._telemetry), server.server
+        )
+        server.offer(executor_pb2.DESCRIPTOR.services_by_name["ExecutorService"].full_name)
+        server.offer(telemetry_pb2.DESCRIPTOR.services_by_name["IntrospectionService"].full_name)
+        await server.start()
+        loop.start()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until what runs has ended and the scheduler has it."""
+        deadline_s = time.monotonic() + timeout_s
+        if self._server is not None:
+            await self._server.set_ready(False)
+        while self._servicer is not None and self._servicer.has_work and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    async def stop(self) -> None:
+        """End everything."""
+        if self._server is not None:
+            await self._server.stop(0)
+        if self._loop is not None:
+            await asyncio.to_thread(self._loop.stop)
+        self._telemetry.close()
+
+    def _build(self) -> Engine:
+        return build_engine(self._settings, self._files, self._observer)
+
+    def _on_ready(self, engine: Engine) -> None:
+        capacity = engine.capacity
+        logger.info(
+            "model loaded in %.1f s: %d rows, %d pages of %d tokens, token budget %d",
+            time.monotonic() - self._began_s,
+            capacity.max_rows,
+            capacity.num_pages,
+            capacity.page_size,
+            capacity.token_budget,
+        )
+        assert self._servicer is not None and self._server is not None
+        self._observer.gauges = engine.gauges()
+        self._servicer.engine_ready(engine)
+        self._ready = asyncio.create_task(self._server.set_ready(True))
+
+    def _on_report(self, report: StepReport) -> None:
+        assert self._servicer is not None
+        if report.gauges is not None:
+            self._observer.gauges = report.gauges
+        self._servicer.on_report(report)
+
+    def _on_failure(self, error: BaseException) -> None:
+        # Without its engine the process is of no use; whoever supervises it starts a new one.
+        if isinstance(error, BoughError | ValueError):
+            logger.critical("the executor cannot run: %s", error)
+        else:
+            logger.critical("the engine failed", exc_info=error)
+        os.kill(os.getpid(), signal.SIGKILL if self._ready is not None else signal.SIGTERM)
+
+    async def _matcher(self, grammar: Grammar) -> Matcher:
+        if self._grammars is None:
+            # Made when the first grammar comes: xgrammar costs start-up time that most deployments never use.
+            channel = open_channel(self._settings.address_of("grammar"))
+            vocabulary = await asyncio.to_thread(read_vocabulary, self._files.path)
+            self._grammars = GrammarStore(
+                vocabulary,
+                vocab_size=self._files.identity.vocab_size,
+                stop_token_ids=self._files.eos_token_ids,
+                fetch=lambda wanted: fetch_grammar(channel, wanted),
+                max_bytes=self._settings.grammar_cache_mb << 20,
+            )
+        return await self._grammars.matcher(grammar)
+
+
+def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> Engine:
+    """Load the model and make the engine; called on the thread that steps it. ModelError when it cannot be served."""
+    max_rows = settings.max_rows or DEFAULT_MAX_ROWS
+    token_budget = max(settings.token_budget or DEFAULT_TOKEN_BUDGET, max_rows + 1)
+    runner = ModelRunner.load(
+        RunnerConfig(
+            model_dir=files.path,
+            dtype=cast(Literal["auto", "float32", "bfloat16"], settings.dtype),
+            max_rows=max_rows,
+            token_budget=token_budget,
+            max_context=files.identity.max_context,
+            num_pages=settings.kv_pages,
+            num_threads=settings.threads,
+            backend=cast(Literal["auto", "native", "torch"], settings.attention_backend),
+        ),
+        progress=lambda fraction, what: logger.debug("loading %3.0f %%: %s", 100 * fraction, what),
+    )
+    if runner.backend == "native":
+        # Only the sampler is left to torch: small operations, in which a second thread costs more than it gives
+        # as soon as other processes share the cores.
+        torch.set_num_threads(1)
+    return Engine(
+        runner,
+        eos_token_ids=files.eos_token_ids,
+        max_rows=max_rows,
+        token_budget=token_budget,
+        observer=observer,
+    )
+
+
+def create(settings: Settings) -> Service:
+    """The service for these settings; loads nothing yet. ModelError when the model directory does not do."""
+    return ExecutorService(settings)
