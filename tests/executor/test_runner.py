@@ -104,9 +104,9 @@ def test_the_pool_is_measured_and_capped_by_what_all_rows_can_fill(
     assert runner.num_pages == 3 * 7
     page_bytes = runner.layout.page_bytes
     monkeypatch.setattr(runner_module, "resident_peak_bytes", lambda: 0)
-    monkeypatch.setattr(runner_module, "available_memory_bytes", lambda: 15 * page_bytes)
+    monkeypatch.setattr(runner_module, "available_memory_bytes", lambda: 17 * page_bytes)
     assert load(model_dir, num_pages=None, max_rows=3, max_context=100).num_pages == 15
-    monkeypatch.setattr(runner_module, "available_memory_bytes", lambda: 6 * page_bytes)
+    monkeypatch.setattr(runner_module, "available_memory_bytes", lambda: 7 * page_bytes)
     with pytest.raises(ModelError, match="6 KV pages is left, one sequence of max_context = 100 tokens needs 7"):
         load(model_dir, num_pages=None, max_rows=3, max_context=100)
 

@@ -39,7 +39,8 @@ class OpRunner:
         self.recording: list[RecordedOp] | None = None
         self.use_amx = use_amx and bool(self._library.bough_amx_available())
         self._pool = self._library.bough_pool_create(num_threads)
-        weakref.finalize(self, self._library.bough_pool_destroy, self._pool)
+        # not at exit: a step may still be running in another thread, and the threads end with the process anyway
+        weakref.finalize(self, self._library.bough_pool_destroy, self._pool).atexit = False
 
     def run(self, op: Op, step: Step, activations: dict[str, Tensor]) -> None:
         """Point the operation's fields at the activations and run it.

@@ -45,8 +45,7 @@ class Program:
 
     def run(self, step: Step) -> Tensor:
         """Run a step whose tensors are set, and return its logits [num_logits, vocab] float32."""
-        if step.num_tokens > self._capacity:
-            self._grow(step.num_tokens)
+        self.reserve(step.num_tokens)
         logits = torch.empty(step.num_logits, self._vocab_size)
         step.logits = logits.data_ptr()
         self._runner.run_all(self._ops, step)
@@ -64,9 +63,12 @@ class Program:
             totals[name] = totals.get(name, 0.0) + elapsed
         return totals
 
-    def _grow(self, num_tokens: int) -> None:
+    def reserve(self, num_tokens: int) -> None:
+        """Have buffers, in memory and not only promised, for steps of that many tokens."""
+        if num_tokens <= self._capacity:
+            return
         self._buffers.clear()
-        self._buffers = [torch.empty(num_tokens * size, dtype=torch.uint8) for size in self._row_bytes]
+        self._buffers = [torch.zeros(num_tokens * size, dtype=torch.uint8) for size in self._row_bytes]
         for pointer in self._pointers:
             setattr(self._ops[pointer.op], pointer.field, self._buffers[pointer.buffer].data_ptr())
         self._capacity = num_tokens
