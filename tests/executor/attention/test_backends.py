@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from bough.executor.attention.base import AttentionBackend, AttentionSpec
-from bough.executor.attention.native_backend import NativeAttention
+from bough.executor.attention.native_backend import NativeAttention, native_step
 from bough.executor.attention.torch_backend import TorchAttention
 from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import KVCache, KVCacheLayout, LayerCache
@@ -114,3 +116,11 @@ def test_what_lies_behind_a_context_does_not_matter(native: NativeAttention) -> 
         cache.keys[4:] = poison
         results.append(run(native, spec, cache, batch, qkv))
     assert torch.equal(results[0], results[1])
+
+
+def test_a_batch_of_other_types_is_refused_before_native_code_reads_it() -> None:
+    batch = make_batch(make_rows(), 16)
+    with pytest.raises(TypeError, match=r"ForwardBatch\.page_table must be contiguous torch\.int32, is torch\.int64"):
+        native_step(replace(batch, page_table=batch.page_table.long()))
+    with pytest.raises(TypeError, match=r"ForwardBatch\.tokens must be contiguous"):
+        native_step(replace(batch, tokens=batch.tokens[::2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from bough.executor.attention.base import AttentionSpec
@@ -13,6 +14,15 @@ from bough.kernels.cpu.library import Op, OpKind, Step
 from bough.kernels.cpu.native import OpRunner
 
 MAX_HEAD_DIM = 256
+_BATCH_DTYPES = (
+    ("tokens", torch.int64),
+    ("positions", torch.int64),
+    ("slots", torch.int64),
+    ("query_start", torch.int32),
+    ("context_lens", torch.int32),
+    ("page_table", torch.int32),
+    ("logit_rows", torch.int64),
+)
 
 
 class NativeAttention:
@@ -57,7 +67,15 @@ def _op(kind: OpKind, spec: AttentionSpec, cache: LayerCache) -> Op:
 
 
 def native_step(batch: ForwardBatch) -> Step:
-    """The batch as native code reads it; valid as long as the batch lives."""
+    """The batch as native code reads it; valid as long as the batch lives.
+
+    Raises:
+        TypeError: a tensor is not of the type that `ForwardBatch` says, or not contiguous.
+    """
+    for name, dtype in _BATCH_DTYPES:
+        tensor: Tensor = getattr(batch, name)
+        if tensor.dtype != dtype or not tensor.is_contiguous():
+            raise TypeError(f"ForwardBatch.{name} must be contiguous {dtype}, is {tensor.dtype}, {tensor.stride()}")
     return Step(
         num_tokens=batch.tokens.shape[0],
         num_rows=batch.context_lens.shape[0],
