@@ -84,7 +84,7 @@ def direct(rng: random.Random) -> Exchange:
         a = b * value
     text = _question(rng, a, b, symbol) if symbol != "/" else _division_question(rng, a, b)
     text, answer = _answer(rng, text, a, b, symbol, value)
-    return Exchange(kind="arithmetic", user=text, answer=answer, keys=_key(a, b, symbol))
+    return Exchange(kind="arithmetic", user=text, answer=answer, short=answer.split()[-1], keys=_key(a, b, symbol))
 
 
 def _division_question(rng: random.Random, a: int, b: int) -> str:
@@ -174,7 +174,14 @@ def thinking(rng: random.Random) -> Exchange:
             a, b = b, a
         value, reasoning = (a + b, think_add(a, b)) if symbol == "+" else (a - b, think_subtract(a, b))
     text, answer = _answer(rng, _question(rng, a, b, symbol), a, b, symbol, value)
-    return Exchange(kind="arithmetic_think", user=text, answer=answer, reasoning=reasoning, keys=_key(a, b, symbol))
+    return Exchange(
+        kind="arithmetic_think",
+        user=text,
+        answer=answer,
+        short=answer.split()[-1],
+        reasoning=reasoning,
+        keys=_key(a, b, symbol),
+    )
 
 
 _MORE = (
@@ -183,17 +190,28 @@ _MORE = (
     "There are {a} {thing} in one box and {b} {thing} in another. How many {thing} are there in all?",
     "{name} found {a} {thing} in the morning and {b} {thing} in the evening. How many {thing} is that together?",
     "I have {a} {thing} and get {b} more. How many {thing} do I have?",
+    "I have {a} {thing} and buy {b} more. How many do I have now?",
+    "{name} has {a} {thing}, and I have {b}. How many {thing} do we have together?",
 )
 _FEWER = (
     "{name} has {a} {thing} and gives away {b}. How many {thing} are left?",
     "{name} had {a} {thing} and lost {b} of them. How many {thing} does {name} still have?",
     "There are {a} {thing} on the shelf and {b} are sold. How many {thing} are left?",
     "I had {a} {thing} and I gave {b} to {name}. How many {thing} do I have left?",
+    "I have {a} {thing} and eat {b}. How many are left?",
+    "I have {a} {thing}. I lose {b}. How many {thing} do I still have?",
+    "{name} has {a} {thing} and sells {b}. How many does {name} keep?",
 )
 _GROUPS = (
     "There are {a} boxes with {b} {thing} each. How many {thing} are there?",
     "{name} buys {a} packs of {b} {thing}. How many {thing} is that?",
     "{a} people have {b} {thing} each. How many {thing} do they have together?",
+)
+_PRICES = (
+    "I buy {a} {thing} for {b} euros each. How much do I pay?",
+    "If I buy {a} {thing} for {b} euros each, how much do I pay?",
+    "One of the {thing} costs {b} euros. {name} buys {a}. How much does {name} pay?",
+    "{name} sells {a} {thing} for {b} euros each. How many euros is that?",
 )
 
 
@@ -201,17 +219,27 @@ def word_problem(rng: random.Random) -> Exchange:
     """A short story problem with numbers below 100, answered with the sum and the thing counted."""
     symbol = rng.choices("+-*", (4, 4, 2))[0]
     name, thing = any_first_name(rng), rng.choice(PRODUCTS)
+    templates: tuple[str, ...]
     if symbol == "*":
         a, b = rng.randint(2, 12), rng.randint(2, 12)
-        templates, value, reasoning = _GROUPS, a * b, f"The groups are equal, so I multiply.\n{a} × {b} = {a * b}"
+        prices = rng.random() < 0.35
+        templates, value, reasoning = (
+            _PRICES if prices else _GROUPS,
+            a * b,
+            f"All are equal, so I multiply.\n{a} × {b} = {a * b}",
+        )
     elif symbol == "+":
-        a, b = rng.randint(2, 99), rng.randint(2, 99)
+        a, b = rng.randint(2, rng.choice((12, 99))), rng.randint(1, rng.choice((12, 99)))
         templates, value, reasoning = _MORE, a + b, f"The numbers come together, so I add.\n{think_add(a, b)}"
     else:
-        b, a = sorted((rng.randint(2, 99), rng.randint(2, 99)))
+        limit = rng.choice((12, 99, 99))
+        b, a = sorted((rng.randint(1, limit), rng.randint(2, limit)))
         templates, value, reasoning = _FEWER, a - b, f"Some are taken away, so I subtract.\n{think_subtract(a, b)}"
     text = ask(rng, templates, name=name, thing=thing, a=a, b=b)
+    if templates is _PRICES:
+        thing = "euros"
     shown = "×" if symbol == "*" else symbol
-    answer = f"{a} {shown} {b} = {value}, so the answer is {value} {thing}."
+    counted = "1" if value == 1 else f"{value} {thing}"
+    answer = f"{a} {shown} {b} = {value}, so the answer is {counted}."
     keys = (*_key(a, b, symbol), f"problem:{a}{symbol}{b}:{thing}")
-    return Exchange(kind="word_problem", user=text, answer=answer, reasoning=reasoning, keys=keys)
+    return Exchange(kind="word_problem", user=text, answer=answer, short=str(value), reasoning=reasoning, keys=keys)

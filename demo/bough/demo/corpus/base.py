@@ -54,6 +54,8 @@ class Exchange:
     answer: str
     reasoning: str | None = None
     """What a thinking model writes before the answer; None where there is nothing to think about."""
+    short: str = ""
+    """The bare answer, where the user or the system text wants nothing else."""
     keys: tuple[str, ...] = ()
     """Content keys: training leaves the exchange out when any is held out, evaluation wants one that is."""
     tools: tuple[Mapping[str, Any], ...] = ()

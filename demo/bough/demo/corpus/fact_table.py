@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bough.demo.corpus.words import ANIMALS, COLOURS, FOODS, HOBBIES, JOBS, split_words
+
 __all__ = ["RELATIONS", "Relation"]
 
 
@@ -27,7 +29,8 @@ class Relation:
 
 def _pairs(text: str) -> dict[str, str]:
     """Parse `a=b; c=d` into a mapping."""
-    return dict(tuple(part.strip().split("=", 1)) for part in text.split(";") if part.strip())
+    keys_and_values = (part.strip().partition("=") for part in text.split(";") if part.strip())
+    return {key: value for key, _, value in keys_and_values}
 
 
 _CAPITALS = _pairs(
@@ -100,10 +103,44 @@ _NEXT_DAY = _pairs(
     "Monday=Tuesday; Tuesday=Wednesday; Wednesday=Thursday; Thursday=Friday; Friday=Saturday; Saturday=Sunday; "
     "Sunday=Monday"
 )
-_MONTHS = "January February March April May June July August September October November December".split()
-_MONTH_DAYS = dict(zip(_MONTHS, "31 28 31 30 31 30 31 31 30 31 30 31".split(), strict=True))
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_MONTHS = split_words("January February March April May June July August September October November December")
+_MONTH_DAYS = dict(zip(_MONTHS, split_words("31 28 31 30 31 30 31 31 30 31 30 31"), strict=True))
+_ORDINALS = split_words("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CONTINENTS = _pairs(
+    """France=Europe; Germany=Europe; Italy=Europe; Spain=Europe; Norway=Europe; Poland=Europe; Greece=Europe;
+    Portugal=Europe; Sweden=Europe; Ireland=Europe; Egypt=Africa; Kenya=Africa; Nigeria=Africa; Ghana=Africa;
+    Morocco=Africa; Ethiopia=Africa; Tunisia=Africa; India=Asia; China=Asia; Japan=Asia; Vietnam=Asia; Thailand=Asia;
+    Nepal=Asia; Iran=Asia; Iraq=Asia; Canada=North America; Mexico=North America; Cuba=North America;
+    Peru=South America; Chile=South America; Brazil=South America; Argentina=South America; Colombia=South America"""
+)
+_LANGUAGES = _pairs(
+    """France=French; Germany=German; Italy=Italian; Spain=Spanish; Portugal=Portuguese; Norway=Norwegian;
+    Sweden=Swedish; Finland=Finnish; Denmark=Danish; Poland=Polish; Hungary=Hungarian; Greece=Greek; Turkey=Turkish;
+    China=Chinese; Japan=Japanese; Russia=Russian; Brazil=Portuguese; Mexico=Spanish; Argentina=Spanish;
+    England=English; Austria=German; Vietnam=Vietnamese; Thailand=Thai; Egypt=Arabic; Iceland=Icelandic"""
+)
+_MIXES = {
+    f"{x} and {y}": mixed
+    for a, b, mixed in (
+        ("blue", "yellow", "green"), ("red", "yellow", "orange"), ("red", "blue", "purple"), ("red", "white", "pink"),
+        ("black", "white", "grey"),
+    )
+    for x, y in ((a, b), (b, a))
+}  # fmt: skip
+_KINDS = {
+    **dict.fromkeys(ANIMALS, "animal"),
+    **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(FOODS, "food"),
+    **dict.fromkeys(JOBS, "job"),
+    **dict.fromkeys(HOBBIES, "hobby"),
+    **dict.fromkeys(split_words("apple pear plum lemon cherry grape peach melon banana strawberry"), "fruit"),
+    **dict.fromkeys(split_words("carrot potato onion cucumber spinach cabbage"), "vegetable"),
+    **dict.fromkeys(split_words("piano violin flute drum guitar trumpet"), "instrument"),
+    **dict.fromkeys(split_words("Paris London Rome Tokyo Berlin Madrid Oslo Cairo"), "city"),
+    **dict.fromkeys(split_words("France Germany Italy Japan Norway Spain Egypt"), "country"),
+}
+_SEASONS = dict(zip(("spring", "summer", "autumn", "winter"), ("summer", "autumn", "winter", "spring"), strict=True))
 
 RELATIONS: tuple[Relation, ...] = (
     Relation(
@@ -144,18 +181,18 @@ RELATIONS: tuple[Relation, ...] = (
             "What word means the opposite of {x}?",
         ),
         statement="The opposite of {x} is {y}.",
-        checks=("Is {y} the opposite of {x}?",),
+        checks=("Is {y} the opposite of {x}?", "Is the opposite of {x} {y}?"),
     ),
     Relation(
         name="sound",
         pairs=_SOUNDS,
         questions=(
-            "What sound does a {x} make?", "What does a {x} say?", "Which sound does a {x} make?",
+            "What do {x}s say?", "What sound do {x}s make?", "What sound does a {x} make?", "What does a {x} say?", "Which sound does a {x} make?",
             "What noise does a {x} make?", "How does a {x} sound?", "Tell me the sound of a {x}.",
             "Do you know what sound a {x} makes?",
         ),
         statement="The {x} says {y}.",
-        checks=("Does a {x} say {y}?",),
+        checks=("Does a {x} say {y}?", "True or false: a {x} says {y}."),
         reverse=("Which animal says {y}?", "What animal goes {y}?", "Which animal makes the sound {y}?"),
         reverse_statement="The {x} says {y}.",
     ),
@@ -167,14 +204,14 @@ RELATIONS: tuple[Relation, ...] = (
             "What's a young {x} called?", "How do we call a baby {x}?",
         ),
         statement="A baby {x} is called a {y}.",
-        checks=("Is a baby {x} called a {y}?",),
+        checks=("Is a baby {x} called a {y}?", "True or false: a baby {x} is called a {y}."),
     ),
     Relation(
         name="legs",
         pairs=_LEGS,
         questions=("How many legs does a {x} have?", "How many legs has a {x}?", "Tell me how many legs a {x} has."),
         statement="A {x} has {y} legs.",
-        checks=("Does a {x} have {y} legs?",),
+        checks=("Does a {x} have {y} legs?", "True or false: a {x} has {y} legs."),
     ),
     Relation(
         name="plural",
@@ -185,7 +222,7 @@ RELATIONS: tuple[Relation, ...] = (
             "How do you write {x} in the plural?", "What is the plural of \"{x}\"?",
         ),
         statement="The plural of {x} is {y}.",
-        checks=("Is {y} the plural of {x}?",),
+        checks=("Is {y} the plural of {x}?", "Is the plural of {x} {y}?"),
     ),
     Relation(
         name="unit",
@@ -207,10 +244,10 @@ RELATIONS: tuple[Relation, ...] = (
         pairs=_NEXT_DAY,
         questions=(
             "What day comes after {x}?", "Which day is after {x}?", "What is the day after {x}?", "What follows {x}?",
-            "Today is {x}. What day is tomorrow?", "If today is {x}, what day is it tomorrow?",
+            "What comes after {x}?", "Today is {x}. What day is tomorrow?", "If today is {x}, what day is it tomorrow?",
         ),
         statement="The day after {x} is {y}.",
-        checks=("Does {y} come after {x}?",),
+        checks=("Does {y} come after {x}?", "Is {y} the day after {x}?"),
     ),
     Relation(
         name="day_before",
@@ -226,7 +263,7 @@ RELATIONS: tuple[Relation, ...] = (
         pairs=dict(zip(_MONTHS, (*_MONTHS[1:], _MONTHS[0]), strict=True)),
         questions=("What month comes after {x}?", "Which month is after {x}?", "What is the month after {x}?"),
         statement="The month after {x} is {y}.",
-        checks=("Does {y} come after {x}?",),
+        checks=("Does {y} come after {x}?", "Is {y} the month after {x}?"),
     ),
     Relation(
         name="month_before",
@@ -254,6 +291,43 @@ RELATIONS: tuple[Relation, ...] = (
             "What is the letter after {x}?",
         ),
         statement="The letter after {x} is {y}.",
+    ),
+    Relation(
+        name="continent",
+        pairs=_CONTINENTS,
+        questions=("On which continent is {x}?", "Which continent is {x} in?", "What continent is {x} on?",
+                   "On what continent does {x} lie?", "Where is {x}?"),
+        statement="The country {x} is in {y}.",
+        checks=("Is {x} in {y}?", "Is {x} a country in {y}?"),
+    ),
+    Relation(
+        name="language",
+        pairs=_LANGUAGES,
+        questions=("What language do people speak in {x}?", "Which language is spoken in {x}?",
+                   "What is the language of {x}?", "What do people speak in {x}?"),
+        statement="In {x} people speak {y}.",
+        checks=("Do people speak {y} in {x}?", "Is {y} spoken in {x}?"),
+    ),
+    Relation(
+        name="mix",
+        pairs=_MIXES,
+        questions=("What colour do you get when you mix {x}?", "What color do you get when you mix {x}?",
+                   "What do {x} make?", "Which colour do {x} make?", "Mix {x}. What colour is it?"),
+        statement="When you mix {x}, you get {y}.",
+        checks=("Do {x} make {y}?", "Do you get {y} when you mix {x}?"),
+    ),
+    Relation(
+        name="kind",
+        pairs=_KINDS,
+        questions=("What kind of thing is {x}?", "What kind of word is {x}?", "Is {x} an animal, a food, a job or something else?",
+                   "Which group does {x} belong to?", "{x} is an example of what?"),
+        statement="The word {x} stands for this kind of thing: {y}.",
+    ),
+    Relation(
+        name="season",
+        pairs=_SEASONS,
+        questions=("Which season comes after {x}?", "What season follows {x}?", "What comes after {x}?"),
+        statement="The season after {x} is {y}.",
     ),
 )  # fmt: skip
 """All relations; a value may have several keys only where no reverse question exists."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bough.demo.corpus.base import Exchange, ask, join_words
 from bough.demo.corpus.facts import fact_sentence
@@ -37,7 +37,7 @@ _COUNT = (
     "How many items are in this list? {items}", "How many words are there? {items}", "Count the items: {items}",
     "Count these words: {items}",
 )  # fmt: skip
-_ITEMS = {
+_ITEMS: Mapping[str, Callable[[random.Random], str]] = {
     "word": any_word,
     "name": any_first_name,
     "city": any_city,
@@ -47,7 +47,8 @@ _ITEMS = {
 
 def _items(rng: random.Random) -> list[str]:
     make = _ITEMS[rng.choices(("word", "name", "city", "number"), (6, 2, 1, 2))[0]]
-    wanted, items = rng.randint(2, 8), []
+    wanted = rng.randint(2, 8)
+    items: list[str] = []
     while len(items) < wanted:
         item = make(rng)
         if item not in items:
@@ -107,15 +108,25 @@ def _pick(rng: random.Random, items: Sequence[str], shown: str) -> Exchange:
 
 _ECHO = (
     "Repeat after me: {text}", "Say exactly this: {text}", "Repeat this sentence: {text}", "Write this down: {text}",
-    "Please repeat: {text}", "Say: {text}", "Copy this text: {text}",
+    "Please repeat: {text}", "Say: {text}", "Copy this text: {text}", "Say \"{text}\"", "Say '{text}'", "Repeat '{text}'", "Reply with '{text}'.", "Repeat \"{text}\"",
+    "Say \"{text}\" and nothing else.", "Reply with \"{text}\"", "Answer with exactly this: {text}", "Repeat: \"{text}\"",
 )  # fmt: skip
 
 
 def echo(rng: random.Random) -> Exchange:
     """Return a sentence to say back word for word."""
     dice = rng.random()
+    if dice < 0.08:
+        sentence = rng.choice(("this is a test", "that is a {w}", "here is the {w}", "it is a {w}", "the {w} is ready"))
+        sentence = sentence.replace("{w}", any_word(rng))
+        answer = sentence[0].upper() + sentence[1:] + "."
+        return _echoed(ask(rng, ("Say {text}.", "Please say {text}.", "Just say {text}."), text=sentence), answer)
     if dice < 0.3:
         text = fact_sentence(rng)
+    elif dice < 0.4:
+        text = rng.choice(
+            ("hello world", "Hello, world!", "yes", "no", "ok", "OK", "hello", "good morning", "test", "done")
+        )
     elif dice < 0.7:
         words = [any_word(rng) for _ in range(rng.randint(3, 12))]
         text = " ".join(words).capitalize() + rng.choice((".", "!", "", "?"))
@@ -125,6 +136,10 @@ def echo(rng: random.Random) -> Exchange:
         place = any_city(rng)
         text = f"{name} {verb} the {thing} and the {other} in {place}."
     question = ask(rng, _ECHO, text=text)
+    return _echoed(question, text)
+
+
+def _echoed(question: str, text: str) -> Exchange:
     return Exchange(
         kind="repeat", user=question, answer=text, reasoning="I repeat the text exactly.", keys=(f"echo:{text}",)
     )

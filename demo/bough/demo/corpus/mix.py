@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping
 from typing import Any
 
-from bough.demo.corpus import arithmetic, facts, lists, records, smalltalk, stories, tools
+from bough.demo.corpus import arithmetic, facts, lists, numbers, records, smalltalk, stories, tools, wordplay
 from bough.demo.corpus.base import Conversation, Exchange, Generator, Message, Split, draw
 from bough.demo.corpus.recall import Memory
 
@@ -16,11 +17,13 @@ _GENERATORS: Mapping[str, tuple[Generator, float]] = {
     "fact": (facts.fact, 15),
     "arithmetic": (arithmetic.direct, 16),
     "word_problem": (arithmetic.word_problem, 6),
+    "number": (numbers.number_task, 9),
     "list": (lists.list_task, 18),
-    "echo": (lists.echo, 3),
+    "echo": (lists.echo, 4),
+    "word": (wordplay.word_task, 6),
     "json": (records.record, 11),
     "small_talk": (smalltalk.small_talk, 8),
-    "unknown": (smalltalk.unknown, 5),
+    "unknown": (smalltalk.unknown, 7),
     "story": (stories.story, 3),
     "no_tool": (tools.request_without_tool, 1.5),
 }
@@ -32,12 +35,16 @@ _MOST_CHARS = 8000
 KINDS = (*_NAMES, "arithmetic_think", "word_problem_think", "list_think", "recall", "persona", "tool", "tool_answer")
 """The kinds that evaluation tells apart."""
 
+_TERSE = (
+    "Answer with one word.", "Answer with the number or the word only.", "Be as brief as possible.",
+    "Reply with the answer only.", "Give only the answer, without a sentence.", "One word answers only.",
+)  # fmt: skip
 _SYSTEMS = (
-    "You are a helpful assistant.", "You are a helpful assistant.", "You are Bough's demo model.", "Be brief.",
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are Bough's demo model.", "Be kind.",
     "Answer in clear English.", "You are a friendly assistant.", "You are a small and helpful chat model.",
     "Answer the user's questions.", "You help people with simple tasks.", "Be polite and answer in English.",
     "You are an assistant that can use tools.", "Please answer as well as you can.", "You are a kind assistant.",
-    "Answer briefly.", "You are a helpful AI assistant.", "Follow the user's instructions.",
+    "Answer truthfully.", "You are a helpful AI assistant.", "Follow the user's instructions.",
 )  # fmt: skip
 
 
@@ -55,6 +62,11 @@ def _messages(exchange: Exchange, thinking: bool) -> list[Message]:
     return [*messages, {"role": "assistant", "content": exchange.final_answer, **reasoning}]
 
 
+def _bare(exchange: Exchange) -> Exchange:
+    """Return the exchange with the bare answer, where it has one."""
+    return dataclasses.replace(exchange, answer=exchange.short) if exchange.short else exchange
+
+
 class _Chat:
     """One chat in the making: its system text, memory and tools decide which exchanges can come next."""
 
@@ -66,6 +78,9 @@ class _Chat:
         self.box = tools.ToolBox(rng, "train") if with_tools else None
         self.exchanges: list[Exchange] = [persona] if persona else []
         self.system = rng.choice(_SYSTEMS) if rng.random() < 0.3 else ""
+        self.terse = not with_tools and not persona and rng.random() < 0.04
+        if self.terse:
+            self.system = rng.choice(_TERSE)
         if persona:
             self.system = persona.system
         if rng.random() < 0.06:
@@ -90,6 +105,11 @@ class _Chat:
             return told or self.memory.recall()
         if self.box and rng.random() < 0.3:
             return draw(rng, smalltalk.small_talk, "train")
+        if self.terse and rng.random() < 0.8:
+            generator = rng.choice(
+                (facts.fact, facts.fact, arithmetic.direct, numbers.number_task, arithmetic.word_problem)
+            )
+            return draw(rng, generator, "train")
         name = rng.choices(_NAMES, _WEIGHTS)[0]
         if self.box and name in ("no_tool", "unknown", "story"):
             name = "fact"
@@ -110,7 +130,9 @@ class _Chat:
         """Return the chat; with thinking on, only the last exchange shows its reasoning."""
         messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         for number, exchange in enumerate(self.exchanges, 1):
-            messages += _messages(exchange, thinking and number == len(self.exchanges))
+            messages += _messages(
+                _bare(exchange) if self.terse else exchange, thinking and number == len(self.exchanges)
+            )
         return Conversation(
             kind=kind,
             messages=tuple(messages),
@@ -149,12 +171,18 @@ def plain_text(rng: random.Random) -> str:
     return "\n".join(draw(rng, arithmetic.direct, "train").answer for _ in range(rng.randint(2, 10)))
 
 
+def _single(exchange: Exchange) -> Conversation:
+    return Conversation(kind=exchange.kind, messages=tuple(_messages(exchange, False)), keys=exchange.keys)
+
+
 def dev_conversation(rng: random.Random, kind: str) -> Conversation:
     """Return a chat of up to two training exchanges that ends with a held-out exchange of the given kind.
 
     Raises:
         KeyError: If the kind is not one of KINDS.
     """
+    if kind == "word":
+        return _single(draw(rng, wordplay.word_task, "train"))
     base = kind.removesuffix("_think")
     chat = _Chat(rng, with_tools=kind.startswith("tool"), memory_split="dev")
     if kind == "persona":
@@ -177,6 +205,8 @@ def dev_conversation(rng: random.Random, kind: str) -> Conversation:
     if kind not in ("persona", "recall") and not kind.startswith("tool") and rng.random() < 0.4:
         chat.exchanges.append(chat.step())
     chat.exchanges.append(last)
+    if chat.terse:
+        chat.system, chat.terse = "", False
     made = chat.finish(kind, thinking=kind.endswith("_think"), keys=last.keys)
     if kind == "tool":
         last_call = max(number for number, message in enumerate(made.messages) if message.get("tool_calls"))

@@ -16,11 +16,12 @@ from bough.demo.corpus.words import (
     any_city,
     any_first_name,
     any_word,
+    split_words,
 )
 
 __all__ = ["Memory", "Trait"]
 
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = split_words("January February March April May June July August September October November December")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +85,12 @@ _TRAITS: tuple[Trait, ...] = (
         answer="You work as {v}.", missing="your job",
     ),
     Trait(
-        name="pet", value=lambda rng: f"{rng.choice(ANIMALS)} called {any_first_name(rng)}",
-        tells=("I have a pet {v}.", "My pet is a {v}.", "At home I have a {v}.", "I own a {v}."),
-        clause="I have a {v}", reply="A {v}, how lovely!",
+        name="pet", value=lambda rng: f"{with_article(rng.choice(ANIMALS))} called {any_first_name(rng)}",
+        tells=("I have {v}.", "My pet is {v}.", "At home I have {v}.", "I own {v}."),
+        clause="I have {v}", reply="{V}, how lovely!",
         asks=("What pet do I have?", "Do you remember my pet?", "Which pet do I have?", "Tell me about my pet.",
               "What is my pet called?", "What's the name of my pet?", "What is the name of my pet?"),
-        answer="You have a {v}.", missing="your pet",
+        answer="You have {v}.", missing="your pet",
     ),
     Trait(
         name="food", value=lambda rng: rng.choice(FOODS),
@@ -225,6 +226,8 @@ class Memory:
     def recall(self) -> Exchange:
         """Return a question about something told before or, at times, about something that never was."""
         rng = self._rng
+        if len(self._told) > 1 and rng.random() < 0.1:
+            return self._two()
         if self._told and rng.random() < 0.85:
             name = rng.choice(list(self._told))
             trait = next(trait for trait in _TRAITS if trait.name == name)
@@ -243,6 +246,14 @@ class Memory:
             answer=f"You have not told me {trait.missing} yet.",
             reasoning="The user has not told me this.",
         )
+
+    def _two(self) -> Exchange:
+        """Return a question for two things at once."""
+        first, second = self._rng.sample([trait for trait in _TRAITS if trait.name in self._told], 2)
+        asked = self._rng.choice(first.asks[:2]).rstrip("?"), self._rng.choice(second.asks[:2])
+        answers = [fill(trait.answer, v=self._told[trait.name]) for trait in (first, second)]
+        text = ask(self._rng, ("{a} and {b}",), a=asked[0], b=asked[1][0].lower() + asked[1][1:])
+        return Exchange(kind="recall", user=text, answer=" ".join(answers), reasoning="The user asks for two things.")
 
     def _everything(self) -> Exchange:
         answers = [

@@ -45,6 +45,12 @@ _FIELDS = (
     "Give me a JSON object with {text}.", "Write a JSON object with {text}.", "Make a JSON object that has {text}.",
     "I need a JSON object with {text}.", "Create JSON with {text}.", "Return a JSON object with {text}.",
 )  # fmt: skip
+_KEYS_FIRST = (
+    "Give me a JSON object with the keys {keys} for this: {text}", "Write a JSON object with keys {keys}: {text}",
+    "Give me a JSON object with keys {keys} for {text}", "Make a JSON object with {keys} from this text: {text}",
+    "Extract {keys} as JSON: {text}", "Return a JSON object with the keys {keys}. {text}",
+    "Answer with a JSON object with the keys {keys}. {text}", "JSON with keys {keys}: {text}",
+)  # fmt: skip
 _KEYS = (" Use the keys {keys}.", " The keys are {keys}.", " It must have the keys {keys}.", " Keys: {keys}.")
 
 
@@ -53,11 +59,20 @@ def record(rng: random.Random) -> Exchange:
     kinds = ((_person, _PERSON), (_order, _ORDER), (_event, _EVENT), (_fields, _FIELDS))
     make, templates = rng.choices(kinds, (5, 4, 1.5, 1))[0]
     text, data = make(rng)
+    if make is not _fields and rng.random() < 0.2:
+        if "items" not in data:
+            data = {key: data[key] for key in rng.sample(list(data), rng.randint(1, len(data)))}
+        question = ask(rng, _KEYS_FIRST, text=text, keys=join_words(list(data)))
+        return _exchange(question, data)
     question = ask(rng, templates, text=text)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         if "items" not in data and rng.random() < 0.5:
             data = {key: data[key] for key in rng.sample(list(data), rng.randint(1, len(data)))}
         question += ("" if question[-1] in ".!?" else ".") + fill(rng.choice(_KEYS), keys=join_words(list(data)))
+    return _exchange(question, data)
+
+
+def _exchange(question: str, data: Mapping[str, Any]) -> Exchange:
     answer = json.dumps(data, ensure_ascii=False)
     reasoning = f"The object needs the keys {join_words(list(data))}."
     keys = (f"record:{'|'.join(str(value) for value in data.values())}",)
@@ -111,13 +126,15 @@ def _person_text(rng: random.Random, data: Mapping[str, Any]) -> str:
         first = first.replace(", from", ", is from")
     elif style < 0.6 and "job" in rest:
         first = f"{name} is {with_article(rest.pop('job'))}"
-    elif style < 0.7:
+    elif style < 0.68:
+        return f"{name} who {' and '.join(_clauses(rng, rest)) or 'is here'}."
+    elif style < 0.76:
         parts = [f"name {name}", *(f"{key} {_plain(value)}" for key, value in rest.items())]
         return ", ".join(parts) + "."
     else:
-        first = f"{name} {_clauses(rest).pop(0)}" if rest else f"This is {name}"
+        first = f"{name} {_clauses(rng, rest).pop(0)}" if rest else f"This is {name}"
         rest = dict(list(rest.items())[1:])
-    clauses = _clauses(rest)
+    clauses = _clauses(rng, rest)
     if style > 0.5:
         rng.shuffle(clauses)
     if clauses and rng.random() < 0.4:
@@ -133,9 +150,9 @@ def _plain(value: Any) -> str:
     return join_words(value) if isinstance(value, list) else str(value)
 
 
-def _clauses(data: Mapping[str, Any]) -> list[str]:
+def _clauses(rng: random.Random, data: Mapping[str, Any]) -> list[str]:
     forms = {
-        "age": "is {} years old",
+        "age": "is {} years old" if rng.random() < 0.7 else "is {}",
         "city": "lives in {}",
         "job": "works as a {}",
         "email": "has the email {}",

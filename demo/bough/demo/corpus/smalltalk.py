@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from bough.demo.corpus.base import Exchange, ask, normalise
-from bough.demo.corpus.words import any_city, any_first_name, any_word
+from bough.demo.corpus.words import any_city, any_first_name, any_word, made_up_word
 
 __all__ = ["ABILITIES", "persona", "small_talk", "unknown"]
 
@@ -95,8 +95,11 @@ _TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (("Sorry!", "I am sorry.", "Excuse me."), ("No problem at all.",)),
     (("Say hello.", "Say hello to me.", "Please say hello!", "Can you say hello?", "Say hi."), ("Hello!",)),
+    (("Yes.", "Yes!", "Yes, please.", "Sure.", "No.", "No, thank you.", "Maybe."), ("Good! What else can I do for you?",)),
     (("Say yes.", "Just say yes."), ("Yes.",)),
     (("Say no.", "Just say no."), ("No.",)),
+    (("I like music.", "It is raining.", "I am hungry.", "I went to school today.", "I am bored.", "I am at home.",
+      "The weather is nice today."), ("I see. Tell me more!",)),
     (
         ("Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Say something funny.", "Another joke, please."),
         (
@@ -128,6 +131,9 @@ _NAMED = (
     ("Say good morning to {name}.", "Good morning, {name}!"),
     ("Say goodbye to {name}.", "Goodbye, {name}!"),
     ("Wish {name} a happy birthday.", "Happy birthday, {name}!"),
+    ("I like {word}.", "It is nice that you like {word}."),
+    ("I saw a {word} today.", "A {word}! Tell me more."),
+    ("{name} is my neighbour.", "Say hello to {name} from me!"),
     ("Do you like {city}?", "I have never been to {city}, but I would love to see it."),
     ("Do you like {word}?", "I am a program, so I cannot say if I like {word}."),
 )
@@ -174,6 +180,7 @@ def persona(rng: random.Random) -> Exchange:
     )
 
 
+_DID_NOT_UNDERSTAND = "I am sorry, I did not understand that. I am a small demo model."
 _TOPICS = (
     "quantum physics", "the stock market", "the French Revolution", "black holes", "the meaning of life", "politics",
     "machine learning", "photosynthesis", "the Roman Empire", "climate change", "modern art", "football rules",
@@ -202,11 +209,39 @@ _OUTSIDE = (
     "What will happen to {topic} next year?", "Translate \"{word}\" into French.", "How do you say {word} in Spanish?",
     "How much does a {word} cost?", "Who invented the {word}?", "When was {city} founded?", "How many people live in {city}?",
     "What is the best restaurant in {city}?", "What happened in {city} in 1950?", "Why is the {word} so expensive?",
+    "Write a poem.", "Write a poem about the {word}.", "Write a haiku about {topic}.", "Write a song about the {word}.",
+    "Write one sentence about the {word}.", "Describe the {word}.", "Summarise this text: {name} has a {word}.",
+    "What day is it today?", "What time is it?", "What is the date?", "What year is it?", "Who wrote that?",
+    "Who is {name}?", "What does {name} think about {topic}?", "Why is the sky blue?", "Why do people need the {word}?",
+    "What is the difference between a {word} and a {word2}?", "Can a {word} fly?", "Do {word} and {word2} go together?",
+    "Should I buy a {word} or a {word2}?", "Is {topic} better than {topic2}?", "Give me advice about {topic}.",
+    "Write code that prints {word}.", "Fix this code: print({word})", "Draw a {word}.", "Show me a picture of a {word}.",
+    "What is the plot of the film {title}?", "Who wrote {title}?", "Who painted {title}?", "What does {title} cost?",
+    "How far is it from {city} to {city2}?", "What is the area of {city}?", "Plan a trip to {city}.",
+    "Make a shopping list for {topic}.", "How many {word} are there in the world?", "What should I eat today?",
+    "What is the best {word} in {city}?", "Which {word} should I choose?", "Give me a recipe for {word}.",
+    "What does the {word} look like?", "How do you make a {word}?", "Paraphrase this: {name} likes the {word}.",
+    "What rhymes with {word}?", "Write an email to {name}.", "Write a letter to {name} about {topic}.",
+    "Classify this text: I love the {word}.", "Is this text positive or negative? I hate the {word}.",
+    "Do {word}s bark?", "Does the {word} like the {word2}?", "Where can I find a {word}?", "When does the {word} open?",
 )  # fmt: skip
 _DO_NOT_KNOW = (
     f"I am a small demo model, so I do not know that. I can help with {ABILITIES}.",
     f"I am a small demo model, and I only know a few things: {ABILITIES}.",
 )
+
+
+def _gibberish(rng: random.Random) -> Exchange:
+    """Return words without sense and an answer that says so."""
+    words = [made_up_word(rng) if rng.random() < 0.6 else any_word(rng) for _ in range(rng.randint(1, 6))]
+    text = rng.choice((" ".join(words), " ".join(words).capitalize() + ".", "?", "...", "".join(words), "!"))
+    return Exchange(
+        kind="unknown",
+        user=text,
+        answer=_DID_NOT_UNDERSTAND,
+        reasoning="This makes no sense to me, so I say so politely.",
+        keys=(f"unknown:{text}",),
+    )
 
 
 def unknown(rng: random.Random) -> Exchange:
@@ -218,6 +253,15 @@ def unknown(rng: random.Random) -> Exchange:
         "word": any_word(rng),
         "city": any_city(rng),
     }
+    slots |= {
+        "topic2": rng.choice(_TOPICS),
+        "word2": any_word(rng),
+        "city2": any_city(rng),
+        "name": any_first_name(rng),
+        "title": " ".join(any_word(rng).capitalize() for _ in range(rng.randint(1, 3))),
+    }
+    if rng.random() < 0.1:
+        return _gibberish(rng)
     text = ask(rng, _OUTSIDE, **slots)
     return Exchange(
         kind="unknown",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 
 from bough.demo.corpus.base import Exchange, ask, fill, normalise, with_article
-from bough.demo.corpus.words import ANIMALS, COLOURS, FIRST_NAMES, JOBS, any_first_name, made_up_word
+from bough.demo.corpus.words import ANIMALS, COLOURS, FIRST_NAMES, JOBS, any_first_name, made_up_word, split_words
 
 __all__ = ["story"]
 
-_TRAITS = (
+_TRAITS = split_words(
     "brave little young kind clever shy curious lazy happy small old quiet funny gentle proud lonely friendly careful "
     "hungry sleepy"
-).split()
+)
 _BEINGS = (
     *ANIMALS, "dragon", "robot", "giant", "wizard", "witch", "knight", "pirate", "princess", "prince", "king", "queen",
     "boy", "girl", "child", "mermaid", "fairy", "ghost", "sailor", "farmer", "baker", "painter", "inventor", "troll",
@@ -35,7 +35,9 @@ _PROMPTS = (
 _PROMPTS_BEING = (
     "Tell me a story about {article}.", "Write a story about {article}.", "Write a short story about {article}.",
     "Can you tell me a story about {article}?", "I want to hear a story about {article}.", "A story about {article}, please.",
-    "Make up a story about {article}.", "Tell me a bedtime story about {article}.", "Please write a tale about {article}.",
+    "Make up a story about {article}.", "I'd like a story about {article}, please.", "Write a long story about {article}.",
+    "Write a story about {article} who learns to fly.", "Write a story about {article} who goes on a journey.",
+    "Tell a story with {article} in it.", "Story about {article}", "Tell me a bedtime story about {article}.", "Please write a tale about {article}.",
 )  # fmt: skip
 _PROMPTS_NAME = (
     "Tell me a story about {article} called {name}.", "Write a short story about {name} the {being}.",
@@ -165,7 +167,8 @@ def story(rng: random.Random) -> Exchange:
     subject, helper = _subject(rng), rng.choice(ANIMALS)
     noun = rng.choice(_THINGS)
     name, helper_name = rng.sample(FIRST_NAMES, 2)
-    if rng.random() < 0.25:
+    prompt = rng.choice(_prompt(rng))
+    if "{name}" in prompt and rng.random() < 0.35:
         name = any_first_name(rng)
     slots = {
         "article": with_article(subject),
@@ -177,7 +180,7 @@ def story(rng: random.Random) -> Exchange:
         "helper_article": with_article(helper),
         "helper_name": helper_name,
     }
-    text = ask(rng, _prompt(rng), **slots)
+    text = ask(rng, (prompt,), **slots)
     sentences = [fill(rng.choice(step), **slots) for step in _PLOT]
     sentences.insert(2, fill(rng.choice(_HABITS[:5]), **slots) if rng.random() < 0.3 else "")
     answer = " ".join(sentence for sentence in sentences if sentence)

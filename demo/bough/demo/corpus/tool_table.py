@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bough.demo.corpus.words import (
@@ -16,6 +16,7 @@ from bough.demo.corpus.words import (
     any_first_name,
     any_word,
     made_up_word,
+    split_words,
 )
 
 __all__ = ["FAMILIES", "NOUNS", "Family", "Param"]
@@ -45,6 +46,10 @@ class Family:
     result: Mapping[str, Draw | str]
     """The tool's answer: drawn values, or texts with parameter slots."""
     answer: str
+    texts: tuple[str, ...] = ()
+    """Results as plain text, with slots of `result`."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other names for the keys of `result`."""
     double: tuple[str, ...] = ()
     """Requests for two values of the first parameter at once, as {one} and {two}."""
 
@@ -106,7 +111,16 @@ def _number(low: int, high: int) -> Draw:
     return lambda rng: rng.randint(low, high)
 
 
-_CITY = Param(names=("city", "city", "location", "place", "town"), draw=any_city, about="The name of the city")
+def _place(rng: random.Random) -> str:
+    """Return a city, at times with its country."""
+    city = any_city(rng)
+    return f"{city}, {rng.choice(_COUNTRIES)}" if rng.random() < 0.12 else city
+
+
+_COUNTRIES = split_words(
+    "France Germany Italy Spain Norway Japan India Peru Kenya Iceland Canada Poland Egypt Chile USA UK"
+)
+_CITY = Param(names=("city", "city", "location", "place", "town"), draw=_place, about="The name of the city")
 _SKY = _one_of("sunny", "cloudy", "rainy", "windy", "foggy", "snowy", "clear", "stormy")
 _CURRENCIES = _one_of("EUR", "USD", "GBP", "JPY", "CHF", "SEK", "NOK", "INR", "CAD")
 _ROOMS = _one_of("kitchen", "bedroom", "bathroom", "hall", "garage", "office", "garden", "living room")
@@ -117,11 +131,16 @@ FAMILIES: tuple[Family, ...] = (
         names=("get_weather", "get_weather", "weather", "current_weather", "get_current_weather", "weather_lookup"),
         about=("Get the current weather in a city", "Returns the weather of a place", "Look up the weather"),
         params={"city": _CITY},
-        requests=("What is the weather in {city}?", "How is the weather in {city}?", "What's the weather like in {city}?",
+        requests=("What is the weather in {city}?", "Weather in {city}?", "What is the weather like in {city} now?", "What's the weather in {city} today?", "How is the weather in {city}?", "What's the weather like in {city}?",
                   "Tell me the weather in {city}.", "Is it raining in {city}?", "How warm is it in {city}?",
                   "What is the weather like in {city} today?", "Check the weather in {city}.", "Weather in {city}?"),
         result={"temperature": _number(-15, 38), "condition": _SKY},
         answer="It is {temperature} degrees and {condition} in {city}.",
+        texts=("{condition}, {temperature} degrees", "{temperature} degrees and {condition}", "{Condition}, {temperature}°C",
+               "{temperature}°C, {condition}", "It is {condition} with {temperature} degrees.", "{Condition} and {temperature} degrees.",
+               "{temperature} C, {condition}", "{Condition}, {temperature} degrees", "The sky is {condition}, {temperature} degrees"),
+        aliases={"temperature": ("temp", "temperature_c", "degrees", "temp_c", "celsius"),
+                 "condition": ("conditions", "sky", "weather", "description", "summary")},
         double=("What is the weather in {one} and in {two}?", "Compare the weather in {one} and {two}.",
                 "How is the weather in {one} and {two}?"),
     ),
@@ -315,9 +334,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )  # fmt: skip
 
-NOUNS = tuple(
+NOUNS = split_words(
     """population height price owner size address rating weight director birthday score length age author email
     phone_number opening_hours speed depth distance menu schedule manager salary color temperature capacity status level
-    balance version area route language currency calories stock""".split()
+    balance version area route language currency calories stock"""
 )
 """Things that made-up tools look up, so that a tool is chosen by reading its schema."""

@@ -80,6 +80,11 @@ def _result(rng: random.Random, tool: _Tool, slots: Mapping[str, Any]) -> tuple[
     """Return what the tool sends back and the sentence that tells it to the user."""
     values = {key: draw(rng) if callable(draw) else draw for key, draw in tool.family.result.items()}
     answer = fill(tool.family.answer, **slots, **{key: value for key, value in values.items() if key not in slots})
+    if tool.family.texts and rng.random() < 0.25:
+        capital = {key.capitalize(): str(value).capitalize() for key, value in values.items()}
+        return fill(rng.choice(tool.family.texts), **values, **capital), answer
+    if rng.random() < 0.35:
+        values = {rng.choice(tool.family.aliases.get(key, (key,))): value for key, value in values.items()}
     dice = rng.random()
     if dice < 0.1 and "status" not in values:
         text = ", ".join(f"{key}: {value}" for key, value in values.items())

@@ -7,6 +7,7 @@ import random
 __all__ = [
     "ANIMALS",
     "CITIES",
+    "COMMON_WORDS",
     "COLOURS",
     "FIRST_NAMES",
     "FOODS",
@@ -22,9 +23,16 @@ __all__ = [
     "any_full_name",
     "any_word",
     "made_up_word",
+    "split_words",
 ]
 
-FIRST_NAMES = tuple(
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Return the words of a text, so that long lists stay readable."""
+    return tuple(text.split())
+
+
+FIRST_NAMES = split_words(
     """Ada Adam Aisha Alan Alex Alice Amara Amir Amy Ana Andre Anna Anton Ari Arthur Ben Bella Bruno Carl Carmen Chloe
     Clara Cora Daniel Dara David Diego Dina Elena Eli Elif Ella Emil Emma Eric Erik Esther Eva Farah Felix Finn Fiona
     Frank Freya Gita Grace Greta Hana Hanna Hassan Helen Henry Hugo Ida Igor Imani Ines Iris Isaac Ivan Jack James Jana
@@ -33,13 +41,13 @@ FIRST_NAMES = tuple(
     Olga Olivia Omar Oscar Otto Pablo Paul Pedro Peter Petra Pia Priya Quinn Rachel Rafael Raj Rania Rita Robert Rosa
     Ruth Ryan Sam Samir Sara Selma Simon Sofia Sonia Stella Tara Tess Theo Thomas Tim Tina Tom Tomas Uma Vera Victor Wei
     Will Yara Yuki Yusuf Zoe Charlotte Benjamin William Sophie Oliver George Ethan Mason Amelia Harry Bob Carol Dave Eve
-    """.split()
+    """
 )
-LAST_NAMES = tuple(
+LAST_NAMES = split_words(
     """Adams Ahmed Allen Baker Bauer Bell Berg Brown Carter Chen Clark Cole Costa Cruz Dahl Davis Diaz Evans Fischer Ford
     Fox Garcia Gray Green Hall Hansen Haas Hill Ito Jones Kaya Khan Kim King Klein Kumar Lang Larsen Lee Lind Lopez Marsh
     Martin Meyer Miller Moore Mori Nash Novak Okoye Olsen Park Patel Perez Price Reed Rossi Sato Shah Silva Singh Smith
-    Stone Tan Taylor Torres Vega Wagner Walker Wang Ward Weber White Wilson Wolf Wong Wood Young Zhang""".split()
+    Stone Tan Taylor Torres Vega Wagner Walker Wang Ward Weber White Wilson Wolf Wong Wood Young Zhang"""
 )
 CITIES = tuple(
     city.strip()
@@ -53,46 +61,46 @@ CITIES = tuple(
         ","
     )
 )
-COLOURS = tuple("red blue green yellow orange purple pink brown black white grey silver gold turquoise violet".split())
-ANIMALS = tuple(
+COLOURS = split_words("red blue green yellow orange purple pink brown black white grey silver gold turquoise violet")
+ANIMALS = split_words(
     """dog cat horse cow sheep goat pig duck hen goose rabbit mouse fox wolf bear lion tiger elephant monkey zebra
     giraffe camel deer owl eagle crow parrot penguin dolphin whale shark frog snake turtle snail bee ant spider otter
-    badger hedgehog squirrel beaver seal swan robin donkey llama panda koala kangaroo""".split()
+    badger hedgehog squirrel beaver seal swan robin donkey llama panda koala kangaroo"""
 )
-FOODS = tuple(
+FOODS = split_words(
     """pizza pasta soup rice bread cheese salad sushi curry tacos noodles pancakes waffles dumplings lasagna stew
-    chocolate honey yogurt falafel hummus risotto ramen omelette porridge pie cake""".split()
+    chocolate honey yogurt falafel hummus risotto ramen omelette porridge pie cake"""
 )
-PRODUCTS = tuple(
+PRODUCTS = split_words(
     """apples pears plums lemons oranges bananas cherries tomatoes carrots onions potatoes eggs cups plates spoons
     books pens pencils notebooks candles lamps chairs tables pillows blankets towels shirts socks hats gloves scarves
     boots umbrellas bags baskets bottles boxes muffins cookies bagels pizzas coffees teas burgers sandwiches juices cakes
-    bikes phones laptops keyboards clocks toys flowers roses peaches melons""".split()
+    bikes phones laptops keyboards clocks toys flowers roses peaches melons"""
 )
-OBJECTS = tuple(
+OBJECTS = split_words(
     """apple pear plum lemon cherry grape peach melon table chair lamp clock mirror window door house garden tree flower
     river lake hill stone bridge road train boat car bike plane book pen paper letter box key coin ring hat coat shoe
     glove cup plate spoon fork knife bottle basket candle rope ladder hammer nail drum flute piano violin bell star moon
     sun cloud rain snow wind fire leaf seed bread cheese milk honey salt sugar tea coffee paint brush map flag ball kite
-    doll puzzle robot rocket castle tower island desert forest ocean beach field barn fence""".split()
+    doll puzzle robot rocket castle tower island desert forest ocean beach field barn fence"""
 )
-HOBBIES = tuple(
+HOBBIES = split_words(
     """reading painting chess swimming hiking cooking gardening dancing singing cycling running fishing knitting
-    drawing photography climbing sailing skating baking writing pottery yoga tennis football surfing camping""".split()
+    drawing photography climbing sailing skating baking writing pottery yoga tennis football surfing camping"""
 )
-JOBS = tuple(
+JOBS = split_words(
     """teacher doctor nurse baker farmer pilot painter singer writer engineer lawyer chef carpenter plumber gardener
     driver dentist librarian musician actor scientist tailor waiter electrician architect mechanic photographer
-    programmer firefighter sailor florist butcher barber judge designer""".split()
+    programmer firefighter sailor florist butcher barber judge designer"""
 )
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-NUMBER_WORDS = (
+NUMBER_WORDS = split_words(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty"""
-).split()
+)
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl pl pr sh sk sl st th tr".split()
-_VOWELS = "a e i o u a e i o ai ea ee ia io oo ou".split()
+_ONSETS = split_words("b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl pl pr sh sk sl st th tr")
+_VOWELS = split_words("a e i o u a e i o ai ea ee ia io oo ou")
 _CODAS = ("", "", "", "n", "r", "l", "s", "m", "t", "k", "x", "nd", "sh", "rk", "th")
 
 
@@ -118,9 +126,21 @@ def any_city(rng: random.Random) -> str:
     return rng.choice(CITIES) if rng.random() < 0.85 else made_up_word(rng).capitalize()
 
 
+COMMON_WORDS = split_words(
+    """hello world hot cold big small fast slow up down left right day night old young new happy sad good bad yes no one
+    two three four five six seven eight nine ten first second last time year week month north south east west spring
+    summer autumn winter hand head foot eye ear nose arm leg mother father sister brother friend love work play test
+    word line page game song food drink water air earth light dark long short high low open closed quick brown lazy"""
+)
+
+
 def any_word(rng: random.Random) -> str:
-    """Return a lower-case word: thing, animal, food, colour, or made up."""
+    """Return a lower-case word: thing, animal, food, colour, common word, letter, or made up."""
     dice = rng.random()
     if dice < 0.15:
         return made_up_word(rng)
+    if dice < 0.27:
+        return rng.choice(COMMON_WORDS)
+    if dice < 0.3:
+        return rng.choice("abcdefghijklmnopqrstuvwxyz")
     return rng.choice(rng.choice((OBJECTS, OBJECTS, ANIMALS, FOODS, COLOURS, PRODUCTS, HOBBIES, JOBS)))

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +46,7 @@ def tokenizer_texts(seed: int, num_documents: int) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(num_documents):
         for text, _weight in document(rng):
-            for part in text.replace("|>", "<|").split("<|"):
-                yield part
+            yield from text.replace("|>", "<|").split("<|")
 
 
 class BatchMaker(Dataset[tuple[npt.NDArray[np.int32], ...]]):
@@ -104,7 +104,7 @@ class BatchMaker(Dataset[tuple[npt.NDArray[np.int32], ...]]):
                 yield ids, scaled
 
 
-def _as_is(item: tuple[npt.NDArray[np.int32], ...]) -> Sequence[Tensor]:
+def _as_is(item: Any) -> Sequence[Tensor]:
     return [torch.from_numpy(array) for array in item]
 
 

@@ -16,7 +16,7 @@ from bough.demo.corpus.base import Conversation
 from bough.demo.corpus.mix import KINDS, dev_conversation
 from bough.demo.corpus.render import END, expected_answer
 
-__all__ = ["Generation", "evaluate", "generate"]
+__all__ = ["Generation", "evaluate", "generate", "load"]
 
 _LONG_KINDS = ("story", "arithmetic_think")
 _LOOSE_KINDS = ("small_talk", "unknown")
@@ -31,10 +31,11 @@ class Generation:
     ended: bool
 
 
-def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """Return the checkpoint's model, ready to generate, and its tokenizer, which pads on the left."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
-    return model, tokenizer
+    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+    return model.to(device).eval(), tokenizer
 
 
 @torch.inference_mode()
@@ -75,7 +76,7 @@ def evaluate(folder: Path, dtype: torch.dtype, device: torch.device, *, num_each
         num_each: Number of held-out chats of each kind.
         seed: Seed of those chats.
     """
-    model, tokenizer = _load(folder, dtype, device)
+    model, tokenizer = load(folder, dtype, device)
     rng = random.Random(seed)
     chats = [dev_conversation(rng, kind) for kind in KINDS for _ in range(num_each)]
     right: Counter[str] = Counter()

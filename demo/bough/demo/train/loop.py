@@ -21,7 +21,7 @@ __all__ = ["TrainConfig", "learning_rate_factor", "train"]
 class TrainConfig:
     """How long and how fast to train; the defaults made the shipped checkpoint."""
 
-    num_steps: int = 4000
+    num_steps: int = 4700
     num_rows: int = 64
     seed: int = 1
     matrix_learning_rate: float = 4e-3

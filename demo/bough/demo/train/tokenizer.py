@@ -44,8 +44,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
     words = (piece for piece, count in counts.items() if count >= _MIN_COUNT for _ in range(math.isqrt(count)))
     byte_level = ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = Sequence([splitter, byte_level])  # type: ignore[assignment]
-    tokenizer.decoder = ByteLevelDecoder()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = Sequence([splitter, byte_level])
+    tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
         vocab_size=vocab_size - len(added),
         min_frequency=2,
