@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -313,3 +315,11 @@ async def test_draining_waits_for_what_was_accepted(
     await gateway.send(pb.DetokenizerRequest(released=[7]))
     await draining
     await gateway.close()
+
+
+def test_the_process_carries_no_torch() -> None:
+    code = (
+        "import sys, bough.detokenizer.service; print(sorted({'torch', 'transformers', 'xgrammar'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

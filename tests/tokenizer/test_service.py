@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -90,3 +92,11 @@ async def test_without_a_model_it_does_not_start() -> None:
     with pytest.raises(ModelError, match="no model directory"):
         await service.start()
     await service.stop()
+
+
+def test_the_process_carries_no_torch() -> None:
+    code = (
+        "import sys, bough.tokenizer.service; print(sorted({'torch', 'transformers', 'xgrammar'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

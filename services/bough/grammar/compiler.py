@@ -37,6 +37,7 @@ class Compiler:
 
         Raises:
             CompileError: The source is wrong.
+            MemoryError: It takes more memory than the process may have.
         """
         try:
             if kind is GrammarKind.REGEX:
@@ -46,6 +47,8 @@ class Compiler:
                 compiled = self._compiler.compile_json_schema(schema)
             serialized: str = compiled.serialize_json()
         except (RuntimeError, ValueError, TypeError) as error:
+            if "bad_alloc" in str(error):
+                raise MemoryError from None
             raise CompileError(_SOURCE_PREFIX.sub("", str(error)).strip() or type(error).__name__) from None
         return serialized.encode()
 

@@ -38,6 +38,7 @@ class CompilerProcess:
         self._limit_s = limit_s
         self._process: Process | None = None
         self._turn = asyncio.Lock()
+        self._restart: asyncio.Task[None] | None = None
         self.format = ""
         """Of the compiled form; known once started."""
 
@@ -45,6 +46,17 @@ class CompilerProcess:
         """Start the process. ModelError when it cannot read the model."""
         async with self._turn:
             await self._start()
+
+    async def _replace(self) -> None:
+        """Kill the process and have the next one ready before the next source comes."""
+        await self._kill()
+        self._restart = asyncio.create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        async with self._turn:
+            if self._process is None:
+                with suppress(ModelError):  # the next source tries again, and its sender is told
+                    await self._start()
 
     async def _start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -73,14 +85,14 @@ class CompilerProcess:
             try:
                 header, body = await self._exchange(frames.pack({"kind": int(kind)}, text.encode()), self._limit_s)
             except TimeoutError:
-                await self._kill()
+                await self._replace()
                 raise InvalidRequestError(f"takes longer than {self._limit_s:g} s to compile; simplify it") from None
             except (asyncio.IncompleteReadError, ConnectionError):
                 logger.warning("the grammar compiler died over a %s of %d characters", kind.name, len(text))
-                await self._kill()
+                await self._replace()
                 raise InvalidRequestError("cannot be compiled: the compiler gave up on it; simplify it") from None
             except asyncio.CancelledError:
-                await self._kill()  # its answer would be taken for that of the next source
+                await self._replace()  # its answer would be taken for that of the next source
                 raise
         if "error" in header:
             raise InvalidRequestError(header["error"])
@@ -104,4 +116,8 @@ class CompilerProcess:
 
     async def stop(self) -> None:
         """End the process."""
+        if self._restart is not None:
+            self._restart.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._restart
         await self._kill()

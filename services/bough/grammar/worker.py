@@ -50,7 +50,7 @@ def main() -> None:
         except CompileError as error:
             answer = frames.pack({"error": str(error)})
         except MemoryError:
-            answer = frames.pack({"error": "needs more memory to compile than is allowed"})
+            answer = frames.pack({"error": "needs more memory to compile than is allowed; simplify it"})
         _write(output, answer)
 
 

@@ -41,6 +41,7 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         """Token ids of each text."""
+        # Neither offsets nor masks are wanted; they would cost as much again as the ids.
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
