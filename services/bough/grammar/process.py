@@ -60,7 +60,7 @@ class CompilerProcess:
 
     async def _start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bough.grammar.worker", stdin=PIPE, stdout=PIPE
+            sys.executable, "-P", "-m", "bough.grammar.worker", stdin=PIPE, stdout=PIPE
         )
         try:
             header, _ = await self._exchange(frames.pack(self._setup), _START_LIMIT_S)
