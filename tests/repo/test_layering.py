@@ -14,7 +14,7 @@ from bough.common.config import SERVICES
 from tests.helpers.repository import ROOT, packages
 
 WIRE_FILES = {"server.py", "codec.py", "service.py"}
-CONNECTION_FILES = {"peers.py", "links.py", "detokenizers.py", "surroundings.py"}
+CONNECTION_FILES = {"peers.py", "links.py", "detokenizers.py", "surroundings.py", "grammar_client.py"}
 """Files that hold the client side of a connection; all others work with domain types."""
 
 TORCH_FREE = ("common", "cli", "gateway", "tokenizer", "detokenizer", "scheduler")
