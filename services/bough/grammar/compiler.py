@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
 
 import xgrammar
-from xgrammar.config import get_serialization_version
 
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import Vocabulary, xgrammar_tokenizer_info
@@ -51,8 +49,3 @@ class Compiler:
                 raise MemoryError from None
             raise CompileError(_SOURCE_PREFIX.sub("", str(error)).strip() or type(error).__name__) from None
         return serialized.encode()
-
-
-def format_version() -> str:
-    """Which library and version wrote a compiled form; another one may not read it."""
-    return f"xgrammar-{version('xgrammar')}/{get_serialization_version()}"

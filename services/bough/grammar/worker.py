@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bough.common.sampling import GrammarKind
-from bough.common.vocab import read_vocabulary
+from bough.common.vocab import read_vocabulary, xgrammar_format
 from bough.grammar import frames
-from bough.grammar.compiler import CompileError, Compiler, format_version
+from bough.grammar.compiler import CompileError, Compiler
 
 MAX_COMPILE_BYTES = 2 << 30
 """Memory that compiling may take beyond what the process has at its start."""
@@ -41,7 +41,7 @@ def main() -> None:
         stop_token_ids=setup["stop_token_ids"],
     )
     _limit_memory()
-    _write(output, frames.pack({"format": format_version()}))
+    _write(output, frames.pack({"format": xgrammar_format()}))
     while (frame := frames.read(sys.stdin.buffer)) is not None:
         header, body = frame
         try:
