@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bough.cli.main import main
+from bough.cli.main import COMMANDS, main
 from bough.common.config import Settings, variable_of
 from tests.helpers.repository import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
-COMMANDS = ("serve", "service", "chat", "health", "version")
 
 
 def commands_in(page: Path, program: str) -> list[list[str]]:

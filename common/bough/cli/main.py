@@ -12,13 +12,14 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 """A wrong flag, setting or model directory: trying again does not help."""
 
-_COMMANDS = {
+COMMANDS = {
     "serve": ("bough.cli.serve", "Start all six services and serve a model"),
     "service": ("bough.cli.service", "Run one service in this process"),
     "chat": ("bough.cli.chat", "Talk to a running server in the terminal"),
     "health": ("bough.cli.health", "Ask a service over gRPC whether it is alive or ready"),
     "version": ("bough.cli.version", "Print the version"),
 }
+"""Command -> (module with its `run`, summary)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return EXIT_OK if arguments else EXIT_USAGE
     name = "version" if arguments[0] in ("-V", "--version") else arguments[0]
-    if name not in _COMMANDS:
-        matches = difflib.get_close_matches(name, _COMMANDS, n=1)
+    if name not in COMMANDS:
+        matches = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {matches[0]}?" if matches else ""
         print(f"bough: {name!r} is no command{hint}\n\n{_usage()}", file=sys.stderr)
         return EXIT_USAGE
-    run: Callable[[Sequence[str]], int] = import_module(_COMMANDS[name][0]).run
+    run: Callable[[Sequence[str]], int] = import_module(COMMANDS[name][0]).run
     try:
         return run(arguments[1:])
     except BrokenPipeError:
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    width = max(map(len, _COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
     return (
         "usage: bough COMMAND [options]\n\n"
         "Serve large language models as six small services.\n\n"
