@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from bough.demo.corpus.base import Exchange, ask
 from bough.demo.corpus.words import PRODUCTS, any_first_name
 
-__all__ = ["direct", "think_add", "think_multiply", "think_subtract", "thinking", "word_problem"]
+__all__ = ["TIMES", "direct", "think_add", "think_multiply", "think_subtract", "thinking", "word_problem"]
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+"""How a product is written in answers."""
 _PLACES = ("ones", "tens", "hundreds", "thousands")
-_SYMBOLS = {"+": ("+", "+", "+", "plus"), "-": ("-", "-", "-", "minus"), "*": ("*", "×", "x", "times")}
+_SYMBOLS = {"+": ("+", "+", "+", "plus"), "-": ("-", "-", "-", "minus"), "*": ("*", TIMES, "x", "times")}
 _QUESTIONS = (
     "What is {sum}?", "What is {sum}?", "{sum}", "{sum} = ?", "{sum}=", "How much is {sum}?", "Calculate {sum}.",
     "Compute {sum}.", "Can you tell me what {sum} is?", "Please work out {sum}.", "What does {sum} equal?",
@@ -29,7 +31,8 @@ _DIFFERENCE_QUESTIONS = (
 )  # fmt: skip
 _PRODUCT_QUESTIONS = ("Multiply {a} by {b}.", "What is the product of {a} and {b}?", "Please multiply {a} and {b}.")
 _JUST_NUMBER = (
-    " Answer with the number only.", " Just the number.", " Reply with only the number.", " Only give the number, please.",
+    " Answer with the number only.", " Just the number.", " Reply with only the number.",
+    " Only give the number, please.",
 )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def _answer(rng: random.Random, text: str, a: int, b: int, symbol: str, value: i
     if rng.random() < 0.12:
         stop = "." if text[-1].isalnum() else ""
         return f"{text}{stop}{rng.choice(_JUST_NUMBER)}", str(value)
-    shown = {"*": "×"}.get(symbol, symbol)
+    shown = {"*": TIMES}.get(symbol, symbol)
     return text, f"{a} {shown} {b} = {value}"
 
 
@@ -133,27 +136,27 @@ def _times_digit(a: int, digit: int) -> list[str]:
     """Return lines for a number below 100 times one digit, by tens and ones."""
     tens, ones = a // 10 * 10, a % 10
     if not tens or not ones:
-        return [f"{a} × {digit} = {a * digit}"]
+        return [f"{a} {TIMES} {digit} = {a * digit}"]
     return [
-        f"{ones} × {digit} = {ones * digit}",
-        f"{tens} × {digit} = {tens * digit}",
+        f"{ones} {TIMES} {digit} = {ones * digit}",
+        f"{tens} {TIMES} {digit} = {tens * digit}",
         f"{tens * digit} + {ones * digit} = {a * digit}",
     ]
 
 
 def think_multiply(a: int, b: int) -> str:
     """Return the product of two numbers below 100 by the tens and ones of the second."""
-    lines = [f"{a} × {b}"]
+    lines = [f"{a} {TIMES} {b}"]
     if a < 10 <= b:
         a, b = b, a
-        lines.append(f"{a} × {b}")
+        lines.append(f"{a} {TIMES} {b}")
     if b < 10:
         lines += _times_digit(a, b)
     else:
         tens, ones = b // 10, b % 10
         lines.append(f"{b} = {tens * 10} + {ones}")
         lines += _times_digit(a, tens)
-        lines.append(f"{a} × {tens * 10} = {a * tens * 10}")
+        lines.append(f"{a} {TIMES} {tens * 10} = {a * tens * 10}")
         lines += _times_digit(a, ones)
         lines.append(f"{a * tens * 10} + {a * ones} = {a * b}")
     lines.append(f"So the product is {a * b}")
@@ -226,7 +229,7 @@ def word_problem(rng: random.Random) -> Exchange:
         templates, value, reasoning = (
             _PRICES if prices else _GROUPS,
             a * b,
-            f"All are equal, so I multiply.\n{a} × {b} = {a * b}",
+            f"All are equal, so I multiply.\n{a} {TIMES} {b} = {a * b}",
         )
     elif symbol == "+":
         a, b = rng.randint(2, rng.choice((12, 99))), rng.randint(1, rng.choice((12, 99)))
@@ -238,7 +241,7 @@ def word_problem(rng: random.Random) -> Exchange:
     text = ask(rng, templates, name=name, thing=thing, a=a, b=b)
     if templates is _PRICES:
         thing = "euros"
-    shown = "×" if symbol == "*" else symbol
+    shown = TIMES if symbol == "*" else symbol
     counted = "1" if value == 1 else f"{value} {thing}"
     answer = f"{a} {shown} {b} = {value}, so the answer is {counted}."
     keys = (*_key(a, b, symbol), f"problem:{a}{symbol}{b}:{thing}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bough.demo.corpus.words import ANIMALS, COLOURS, FOODS, HOBBIES, JOBS, split_words
 
@@ -153,7 +154,8 @@ RELATIONS: tuple[Relation, ...] = (
             "Capital of {x}?", "I would like to know the capital of {x}.", "What city is {x}'s capital?",
         ),
         statement="The capital of {x} is {y}.",
-        checks=("Is {y} the capital of {x}?", "Is the capital of {x} {y}?", "True or false: {y} is the capital of {x}."),
+        checks=("Is {y} the capital of {x}?", "Is the capital of {x} {y}?",
+            "True or false: {y} is the capital of {x}."),
         reverse=(
             "Which country has {y} as its capital?", "{y} is the capital of which country?",
             "What country is {y} the capital of?",
@@ -187,7 +189,8 @@ RELATIONS: tuple[Relation, ...] = (
         name="sound",
         pairs=_SOUNDS,
         questions=(
-            "What do {x}s say?", "What sound do {x}s make?", "What sound does a {x} make?", "What does a {x} say?", "Which sound does a {x} make?",
+            "What do {x}s say?", "What sound do {x}s make?", "What sound does a {x} make?", "What does a {x} say?",
+            "Which sound does a {x} make?",
             "What noise does a {x} make?", "How does a {x} sound?", "Tell me the sound of a {x}.",
             "Do you know what sound a {x} makes?",
         ),
@@ -285,7 +288,7 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="letter_after",
-        pairs=dict(zip(_ALPHABET[:-1], _ALPHABET[1:], strict=True)),
+        pairs=dict(pairwise(_ALPHABET)),
         questions=(
             "Which letter comes after {x}?", "What letter comes after {x} in the alphabet?",
             "What is the letter after {x}?",
@@ -319,7 +322,8 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="kind",
         pairs=_KINDS,
-        questions=("What kind of thing is {x}?", "What kind of word is {x}?", "Is {x} an animal, a food, a job or something else?",
+        questions=("What kind of thing is {x}?", "What kind of word is {x}?",
+            "Is {x} an animal, a food, a job or something else?",
                    "Which group does {x} belong to?", "{x} is an example of what?"),
         statement="The word {x} stands for this kind of thing: {y}.",
     ),

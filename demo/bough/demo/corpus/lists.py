@@ -16,13 +16,15 @@ _REVERSE = (
     "Reverse this list: {items}", "Reverse the list: {items}", "Say this list backwards: {items}",
     "Write these words in reverse order: {items}", "Give me these in reverse order: {items}", "Reverse: {items}",
     "Put this list in reverse order: {items}", "Turn this list around: {items}", "List these backwards: {items}",
-    "Please reverse these words: {items}", "Can you reverse this list? {items}", "What is this list in reverse? {items}",
+    "Please reverse these words: {items}", "Can you reverse this list? {items}",
+    "What is this list in reverse? {items}",
     "Reverse the order of these items: {items}", "Write the list backwards: {items}",
 )  # fmt: skip
 _REPEAT = (
     "Repeat this list: {items}", "Repeat the list: {items}", "Repeat these words: {items}", "Say these words: {items}",
     "Write this list again: {items}", "Copy this list: {items}", "Give me this list again: {items}", "Repeat: {items}",
-    "Please repeat the following list: {items}", "Can you repeat this list? {items}", "Say this list back to me: {items}",
+    "Please repeat the following list: {items}", "Can you repeat this list? {items}",
+    "Say this list back to me: {items}",
     "Repeat these items in the same order: {items}", "Write these words in the same order: {items}",
 )  # fmt: skip
 _PICK = {
@@ -108,8 +110,10 @@ def _pick(rng: random.Random, items: Sequence[str], shown: str) -> Exchange:
 
 _ECHO = (
     "Repeat after me: {text}", "Say exactly this: {text}", "Repeat this sentence: {text}", "Write this down: {text}",
-    "Please repeat: {text}", "Say: {text}", "Copy this text: {text}", "Say \"{text}\"", "Say '{text}'", "Repeat '{text}'", "Reply with '{text}'.", "Repeat \"{text}\"",
-    "Say \"{text}\" and nothing else.", "Reply with \"{text}\"", "Answer with exactly this: {text}", "Repeat: \"{text}\"",
+    "Please repeat: {text}", "Say: {text}", "Copy this text: {text}", "Say \"{text}\"", "Say '{text}'",
+    "Repeat '{text}'", "Reply with '{text}'.", "Repeat \"{text}\"",
+    "Say \"{text}\" and nothing else.", "Reply with \"{text}\"", "Answer with exactly this: {text}",
+    "Repeat: \"{text}\"",
 )  # fmt: skip
 
 

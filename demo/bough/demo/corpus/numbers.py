@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from bough.demo.corpus.arithmetic import TIMES
 from bough.demo.corpus.base import Exchange, ask, join_words
 from bough.demo.corpus.words import NUMBER_WORDS
 
@@ -79,12 +80,12 @@ def _scale(rng: random.Random) -> _Task:
     if how == "square":
         n = rng.randint(1, 12)
         text = ask(rng, ("What is {n} squared?", "What is the square of {n}?", "Square {n}."), n=n)
-        return text, f"{n} × {n} = {n * n}", str(n * n), f"I multiply {n} by itself."
+        return text, f"{n} {TIMES} {n} = {n * n}", str(n * n), f"I multiply {n} by itself."
     factor, n = (2, rng.randint(1, 100)) if how == "double" else (3, rng.randint(1, 33))
     text = ask(
         rng, ("What is {how} {n}?", "{How} {n}.", "What is the {how} of {n}?"), how=how, How=how.capitalize(), n=n
     )
-    return text, f"{factor} × {n} = {factor * n}", str(factor * n), f"I multiply {n} by {factor}."
+    return text, f"{factor} {TIMES} {n} = {factor * n}", str(factor * n), f"I multiply {n} by {factor}."
 
 
 def _three(rng: random.Random) -> _Task:
@@ -98,7 +99,7 @@ def _three(rng: random.Random) -> _Task:
 
 def _in_words(rng: random.Random) -> _Task:
     a, b = rng.randint(0, 20), rng.randint(0, 20)
-    sign, shown, value = rng.choice((("plus", "+", a + b), ("minus", "-", a - b), ("times", "×", a * b)))
+    sign, shown, value = rng.choice((("plus", "+", a + b), ("minus", "-", a - b), ("times", TIMES, a * b)))
     if sign == "times":
         a, b = min(a, 12), min(b, 12)
         value = a * b
@@ -149,7 +150,8 @@ def _neighbour(rng: random.Random) -> _Task:
 
 
 _TASKS: tuple[tuple[Callable[[random.Random], _Task], float], ...] = (
-    (_compare, 3), (_is_bigger, 2), (_extreme, 2), (_parity, 2), (_scale, 2), (_three, 3), (_in_words, 2), (_count, 2), (_sort, 3),
+    (_compare, 3), (_is_bigger, 2), (_extreme, 2), (_parity, 2), (_scale, 2), (_three, 3), (_in_words, 2),
+    (_count, 2), (_sort, 3),
     (_neighbour, 1),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bough.demo.corpus.base import Exchange, Split, ask, fill, is_held_out, with_article
@@ -44,10 +44,12 @@ _TRAITS: tuple[Trait, ...] = (
     Trait(
         name="name", value=any_first_name,
         tells=("My name is {v}.", "I'm {v}.", "I am {v}.", "Hi, my name is {v}.", "Hello, I am {v}!", "Call me {v}.",
-               "You can call me {v}.", "Hello! My name is {v}.", "People call me {v}.", "Hi, I'm {v}.", "{v} is my name."),
+               "You can call me {v}.", "Hello! My name is {v}.", "People call me {v}.", "Hi, I'm {v}.",
+               "{v} is my name."),
         clause="my name is {v}", reply="Nice to meet you, {v}!",
         asks=("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "Tell me my name.",
-              "What is my name again?", "Can you tell me my name?", "Do you know my name?", "What did I say my name was?",
+              "What is my name again?", "Can you tell me my name?", "Do you know my name?",
+              "What did I say my name was?",
               "How am I called?", "What was my name?"),
         answer="Your name is {v}.", missing="your name",
     ),
@@ -62,7 +64,8 @@ _TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         name="city", value=any_city,
-        tells=("I live in {v}.", "I am from {v}.", "My home is in {v}.", "I live in the city of {v}.", "My city is {v}.",
+        tells=("I live in {v}.", "I am from {v}.", "My home is in {v}.", "I live in the city of {v}.",
+            "My city is {v}.",
                "I come from {v}."),
         clause="I live in {v}", reply="{v} sounds like a nice place.",
         asks=("Where do I live?", "Which city do I live in?", "What city am I from?", "Do you remember where I live?",
@@ -73,7 +76,8 @@ _TRAITS: tuple[Trait, ...] = (
         name="age", value=lambda rng: str(rng.randint(7, 99)),
         tells=("I am {v} years old.", "I'm {v} years old.", "My age is {v}.", "I turned {v} this year."),
         clause="I am {v} years old", reply="{v} is a good age.",
-        asks=("How old am I?", "What is my age?", "Do you remember my age?", "Do you know how old I am?", "Tell me my age."),
+        asks=("How old am I?", "What is my age?", "Do you remember my age?", "Do you know how old I am?",
+            "Tell me my age."),
         answer="You are {v} years old.", missing="your age",
     ),
     Trait(
@@ -112,7 +116,8 @@ _TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         name="animal", value=lambda rng: rng.choice(ANIMALS),
-        tells=("My favourite animal is the {v}.", "My favorite animal is the {v}.", "The animal I like best is the {v}."),
+        tells=("My favourite animal is the {v}.", "My favorite animal is the {v}.",
+            "The animal I like best is the {v}."),
         clause="my favourite animal is the {v}", reply="The {v} is a wonderful animal.",
         asks=("What is my favourite animal?", "What's my favorite animal?", "Which animal do I like best?",
               "Do you remember my favourite animal?"),
@@ -131,7 +136,8 @@ _TRAITS: tuple[Trait, ...] = (
         tells=("Remember the word {v}.", "Please remember this word: {v}", "The secret word is {v}.",
                "Keep this word in mind: {v}", "The password is {v}."),
         clause="the secret word is {v}", reply="I will remember the word {v}.",
-        asks=("What is the secret word?", "Which word should you remember?", "What was the word?", "Tell me the secret word.",
+        asks=("What is the secret word?", "Which word should you remember?", "What was the word?",
+            "Tell me the secret word.",
               "What word did I tell you?", "What is the password?", "Which word did I ask you to remember?"),
         answer="The word is {v}.", missing="a word to remember",
     ),
@@ -185,6 +191,11 @@ class Memory:
         self._rng = rng
         self._split = split
         self._told: dict[str, str] = {}
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """What was told so far: trait to value."""
+        return dict(self._told)
 
     @property
     def is_empty(self) -> bool:

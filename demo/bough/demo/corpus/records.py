@@ -38,7 +38,8 @@ _ORDER = (
 )  # fmt: skip
 _EVENT = (
     "Make a JSON object for this event: {text}", "Turn this into JSON: {text}", "Describe this event as JSON: {text}",
-    "{text} Write this as a JSON object.", "Write a JSON object for this event: {text}", "Convert to a JSON object: {text}",
+    "{text} Write this as a JSON object.", "Write a JSON object for this event: {text}",
+    "Convert to a JSON object: {text}",
     "Extract the data as JSON: {text}", "Event: {text} Answer with JSON.", "{text} Answer in JSON.",
 )  # fmt: skip
 _FIELDS = (
@@ -162,18 +163,19 @@ def _clauses(rng: random.Random, data: Mapping[str, Any]) -> list[str]:
     return [clause.replace("as a a", "as an a").replace("as a e", "as an e") for clause in clauses]
 
 
+def _counted(product: str, quantity: int, as_words: bool) -> str:
+    return f"{NUMBER_WORDS[quantity] if as_words and quantity <= 20 else quantity} {product}"
+
+
 def _order(rng: random.Random) -> tuple[str, Mapping[str, Any]]:
     customer = any_full_name(rng) if rng.random() < 0.5 else any_first_name(rng)
     products = rng.sample(PRODUCTS, rng.choices((1, 2, 3), (4, 5, 2))[0])
     if rng.random() < 0.1:
         products[-1] = made_up_word(rng) + "s"
-    items = [{"product": product, "quantity": rng.randint(2, 30)} for product in products]
+    items: list[dict[str, Any]] = [{"product": product, "quantity": rng.randint(2, 30)} for product in products]
     data: dict[str, Any] = {"customer": customer, "items": items}
     as_words = rng.random() < 0.3
-    counted = [
-        f"{NUMBER_WORDS[n] if as_words and (n := int(str(item['quantity']))) <= 20 else item['quantity']} {item['product']}"
-        for item in items
-    ]
+    counted = [_counted(item["product"], item["quantity"], as_words) for item in items]
     verb = rng.choice(("ordered", "orders", "wants", "would like", "bought", "buys"))
     text = f"{customer} {verb} {join_words(counted)}"
     if rng.random() < 0.35:

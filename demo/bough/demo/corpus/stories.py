@@ -19,11 +19,13 @@ _BEINGS = (
     "unicorn", "snowman", "astronaut", "mouse", "tiger", "kitten", "puppy", "cloud", "star",
 )  # fmt: skip
 _PLACES = (
-    "village", "forest", "castle", "island", "valley", "town", "garden", "mountain", "desert", "harbour", "farm", "lake",
+    "village", "forest", "castle", "island", "valley", "town", "garden", "mountain", "desert", "harbour", "farm",
+    "lake",
     "cave", "meadow", "library", "lighthouse", "mill", "market", "swamp", "beach",
 )  # fmt: skip
 _THINGS = (
-    "key", "lantern", "map", "bell", "ring", "book", "flute", "kite", "drum", "mirror", "seed", "letter", "boat", "crown",
+    "key", "lantern", "map", "bell", "ring", "book", "flute", "kite", "drum", "mirror", "seed", "letter", "boat",
+    "crown",
     "clock", "shell", "feather", "stone", "compass", "violin", "cake", "scarf", "balloon", "painting", "telescope",
 )  # fmt: skip
 _MATERIALS = ("golden", "silver", "wooden", "old", "tiny", "shining", "glass", *COLOURS[:8])
@@ -34,10 +36,13 @@ _PROMPTS = (
 )  # fmt: skip
 _PROMPTS_BEING = (
     "Tell me a story about {article}.", "Write a story about {article}.", "Write a short story about {article}.",
-    "Can you tell me a story about {article}?", "I want to hear a story about {article}.", "A story about {article}, please.",
-    "Make up a story about {article}.", "I'd like a story about {article}, please.", "Write a long story about {article}.",
+    "Can you tell me a story about {article}?", "I want to hear a story about {article}.",
+    "A story about {article}, please.",
+    "Make up a story about {article}.", "I'd like a story about {article}, please.",
+    "Write a long story about {article}.",
     "Write a story about {article} who learns to fly.", "Write a story about {article} who goes on a journey.",
-    "Tell a story with {article} in it.", "Story about {article}", "Tell me a bedtime story about {article}.", "Please write a tale about {article}.",
+    "Tell a story with {article} in it.", "Story about {article}", "Tell me a bedtime story about {article}.",
+    "Please write a tale about {article}.",
 )  # fmt: skip
 _PROMPTS_NAME = (
     "Tell me a story about {article} called {name}.", "Write a short story about {name} the {being}.",
@@ -120,7 +125,8 @@ _EFFORTS = (
 _DISCOVERIES = (
     "At last they came to an old door in the side of a hill. The {noun} began to shine, and the door opened.",
     'At last they reached a small house, where an old woman was waiting. "You found my {noun}!" she cried.',
-    'At the top of the hill they met a child who was crying. "I lost my {noun}," said the child, and then saw it and laughed.',
+    'At the top of the hill they met a child who was crying. "I lost my {noun}," said the child, '
+    "and then saw it and laughed.",
     "In the end they found a town where everybody was looking for the {noun}. The people cheered when they saw it.",
 )
 _REWARDS = (

@@ -26,9 +26,12 @@ __all__ = ["word_task"]
 _SPELLED = (*OBJECTS, *ANIMALS, *FOODS, *COLOURS)
 _MONTHS = split_words("January February March April May June July August September October November December")
 _GROUPS: Mapping[str, Sequence[str]] = {
-    "animals": ANIMALS[:12], "colours": COLOURS, "colors": COLOURS, "foods": FOODS[:12], "hobbies": HOBBIES[:12], "jobs": JOBS[:12],
-    "cities": CITIES[:12], "names": FIRST_NAMES[:12], "fruits": split_words("apple pear plum lemon cherry grape peach melon banana"),
-    "things": OBJECTS[:12], "days": WEEKDAYS, "months": _MONTHS, "countries": split_words("France Germany Italy Spain Norway Japan"),
+    "animals": ANIMALS[:12], "colours": COLOURS, "colors": COLOURS, "foods": FOODS[:12],
+    "hobbies": HOBBIES[:12], "jobs": JOBS[:12],
+    "cities": CITIES[:12], "names": FIRST_NAMES[:12],
+    "fruits": split_words("apple pear plum lemon cherry grape peach melon banana"),
+    "things": OBJECTS[:12], "days": WEEKDAYS, "months": _MONTHS,
+    "countries": split_words("France Germany Italy Spain Norway Japan"),
 }  # fmt: skip
 _WHOLE = {
     "days of the week": WEEKDAYS,

@@ -7,8 +7,8 @@ import random
 __all__ = [
     "ANIMALS",
     "CITIES",
-    "COMMON_WORDS",
     "COLOURS",
+    "COMMON_WORDS",
     "FIRST_NAMES",
     "FOODS",
     "HOBBIES",
@@ -32,6 +32,11 @@ def split_words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+def _split_names(text: str) -> tuple[str, ...]:
+    """Return the comma-separated names of a text; a name may have several words."""
+    return tuple(" ".join(name.split()) for name in text.split(","))
+
+
 FIRST_NAMES = split_words(
     """Ada Adam Aisha Alan Alex Alice Amara Amir Amy Ana Andre Anna Anton Ari Arthur Ben Bella Bruno Carl Carmen Chloe
     Clara Cora Daniel Dara David Diego Dina Elena Eli Elif Ella Emil Emma Eric Erik Esther Eva Farah Felix Finn Fiona
@@ -44,22 +49,22 @@ FIRST_NAMES = split_words(
     """
 )
 LAST_NAMES = split_words(
-    """Adams Ahmed Allen Baker Bauer Bell Berg Brown Carter Chen Clark Cole Costa Cruz Dahl Davis Diaz Evans Fischer Ford
-    Fox Garcia Gray Green Hall Hansen Haas Hill Ito Jones Kaya Khan Kim King Klein Kumar Lang Larsen Lee Lind Lopez Marsh
-    Martin Meyer Miller Moore Mori Nash Novak Okoye Olsen Park Patel Perez Price Reed Rossi Sato Shah Silva Singh Smith
-    Stone Tan Taylor Torres Vega Wagner Walker Wang Ward Weber White Wilson Wolf Wong Wood Young Zhang"""
+    """
+    Adams Ahmed Allen Baker Bauer Bell Berg Brown Carter Chen Clark Cole Costa Cruz Dahl Davis Diaz Evans Fischer Ford
+    Fox Garcia Gray Green Hall Hansen Haas Hill Ito Jones Kaya Khan Kim King Klein Kumar Lang Larsen Lee Lind Lopez
+    Marsh Martin Meyer Miller Moore Mori Nash Novak Okoye Olsen Park Patel Perez Price Reed Rossi Sato Shah Silva
+    Singh Smith Stone Tan Taylor Torres Vega Wagner Walker Wang Ward Weber White Wilson Wolf Wong Wood Young Zhang"""
 )
-CITIES = tuple(
-    city.strip()
-    for city in """Paris, London, Rome, Oslo, Berlin, Madrid, Lisbon, Vienna, Athens, Dublin, Prague, Warsaw, Budapest,
-    Helsinki, Stockholm, Copenhagen, Brussels, Amsterdam, Zurich, Geneva, Milan, Naples, Venice, Porto, Seville, Lyon,
-    Munich, Hamburg, Cologne, Krakow, Riga, Vilnius, Tallinn, Reykjavik, Istanbul, Ankara, Cairo, Nairobi, Lagos, Accra,
-    Dakar, Tunis, Rabat, Cape Town, Delhi, Mumbai, Kyoto, Tokyo, Osaka, Seoul, Busan, Beijing, Shanghai, Hanoi, Bangkok,
-    Jakarta, Manila, Singapore, Sydney, Perth, Auckland, Lima, Quito, Bogota, Santiago, Havana, Boston, Chicago, Denver,
-    Seattle, Austin, Miami, Toronto, Montreal, Vancouver, New York, San Francisco, Mexico City, Buenos Aires, Rio,
-    Bergen, Graz, Leeds, York, Bristol, Glasgow, Cork, Turin, Florence, Valencia, Granada, Ghent, Basel, Bern""".split(
-        ","
-    )
+CITIES = _split_names(
+    """
+    Paris, London, Rome, Oslo, Berlin, Madrid, Lisbon, Vienna, Athens, Dublin, Prague, Warsaw, Budapest, Helsinki,
+    Stockholm, Copenhagen, Brussels, Amsterdam, Zurich, Geneva, Milan, Naples, Venice, Porto, Seville, Lyon, Munich,
+    Hamburg, Cologne, Krakow, Riga, Vilnius, Tallinn, Reykjavik, Istanbul, Ankara, Cairo, Nairobi, Lagos, Accra,
+    Dakar, Tunis, Rabat, Cape Town, Delhi, Mumbai, Kyoto, Tokyo, Osaka, Seoul, Busan, Beijing, Shanghai, Hanoi,
+    Bangkok, Jakarta, Manila, Singapore, Sydney, Perth, Auckland, Lima, Quito, Bogota, Santiago, Havana, Boston,
+    Chicago, Denver, Seattle, Austin, Miami, Toronto, Montreal, Vancouver, New York, San Francisco, Mexico City,
+    Buenos Aires, Rio, Bergen, Graz, Leeds, York, Bristol, Glasgow, Cork, Turin, Florence, Valencia, Granada, Ghent,
+    Basel, Bern"""
 )
 COLOURS = split_words("red blue green yellow orange purple pink brown black white grey silver gold turquoise violet")
 ANIMALS = split_words(
@@ -74,8 +79,8 @@ FOODS = split_words(
 PRODUCTS = split_words(
     """apples pears plums lemons oranges bananas cherries tomatoes carrots onions potatoes eggs cups plates spoons
     books pens pencils notebooks candles lamps chairs tables pillows blankets towels shirts socks hats gloves scarves
-    boots umbrellas bags baskets bottles boxes muffins cookies bagels pizzas coffees teas burgers sandwiches juices cakes
-    bikes phones laptops keyboards clocks toys flowers roses peaches melons"""
+    boots umbrellas bags baskets bottles boxes muffins cookies bagels pizzas coffees teas burgers sandwiches juices
+    cakes bikes phones laptops keyboards clocks toys flowers roses peaches melons"""
 )
 OBJECTS = split_words(
     """apple pear plum lemon cherry grape peach melon table chair lamp clock mirror window door house garden tree flower
