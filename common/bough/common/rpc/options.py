@@ -30,7 +30,7 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # A scaled service gains copies; look them up again often enough to notice.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # Each channel its own connection, so that a busy stream and a bulk transfer do not share flow control.

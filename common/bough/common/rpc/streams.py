@@ -150,7 +150,7 @@ class ReconnectingStream(Generic[Out, In]):
                 self._on_change(False)
                 backoff_s = 0.05
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
-            backoff_s = min(backoff_s * 2, 1.0)
+            backoff_s = min(backoff_s * 2, 0.3)  # a peer on the same host is back within seconds
 
     def _note(self, error: Exception) -> None:
         known, before = _as_bough_error(error, self.peer), self.last_error
