@@ -50,8 +50,9 @@ class Settings(BaseModel):
     dtype: str = Field(
         default="auto", pattern="^(auto|float32|bfloat16)$", description="Weights and KV: auto|float32|bfloat16"
     )
-    device: str = Field(default="auto", description="auto, cpu or cuda")
-    attention_backend: str = Field(default="auto", description="auto, or the name of a backend")
+    backend: str = Field(
+        default="auto", pattern="^(auto|native|torch)$", description="Operations of the model: auto|native|torch"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Executor's compute threads; physical cores when absent"
     )

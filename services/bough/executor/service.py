@@ -159,7 +159,7 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
             max_context=files.identity.max_context,
             num_pages=settings.kv_pages,
             num_threads=settings.threads,
-            backend=cast(Literal["auto", "native", "torch"], settings.attention_backend),
+            backend=cast(Literal["auto", "native", "torch"], settings.backend),
         ),
         progress=lambda fraction, what: logger.debug("loading %3.0f %%: %s", 100 * fraction, what),
     )
