@@ -22,7 +22,7 @@ from bough.common.errors import InternalError, NotFoundError, UnavailableError, 
 from bough.common.ids import new_epoch
 from bough.common.model import ModelIdentity, check_same_model
 from bough.common.requests import Submission
-from bough.common.rpc.channel import open_channel
+from bough.common.rpc.channel import call, open_channel
 from bough.common.rpc.endpoints import watch
 from bough.common.rpc.streams import ReconnectingStream
 from bough.gateway.codec import decode_text
@@ -228,6 +228,13 @@ class DetokenizerPool:
                     await self._waiters[-1]
                 return copy
         raise UnavailableError(self.trouble())
+
+    async def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
+        """Text of token ids, from any copy."""
+        request = detokenizer_pb2.DecodeRequest(counts=[len(ids)], tokens=ids, skip_special_tokens=skip_special_tokens)
+        copy = await self.any_attached()
+        response: detokenizer_pb2.DecodeResponse = await call(copy.stub.Decode, request, peer=PEER)
+        return response.texts[0]
 
     def trouble(self) -> str:
         """Why no copy is attached, in words."""

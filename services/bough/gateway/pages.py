@@ -8,10 +8,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from bough.common.rpc.channel import call
 from bough.gateway import rules
 from bough.gateway.body import parse_body, read_body
-from bough.gateway.detokenizers import PEER, DetokenizerPool
+from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.domain import TextPrompt
 from bough.gateway.endpoints import send_json
 from bough.gateway.errors import refuse
@@ -20,7 +19,6 @@ from bough.gateway.generate import Generator
 from bough.gateway.messages import chat_prompt
 from bough.gateway.schema import DetokenizeBody, TokenizeBody
 from bough.gateway.surroundings import Surroundings
-from bough.rpc.v1 import detokenizer_pb2
 
 
 class Pages:
@@ -42,13 +40,6 @@ class Pages:
         self._surroundings = surroundings
         self._limit_bytes = limit_bytes
         self._created = int(time.time())
-
-    async def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
-        """Text of token ids."""
-        request = detokenizer_pb2.DecodeRequest(counts=[len(ids)], tokens=ids, skip_special_tokens=skip_special_tokens)
-        copy = await self._pool.any_attached()
-        response: detokenizer_pb2.DecodeResponse = await call(copy.stub.Decode, request, peer=PEER)
-        return response.texts[0]
 
     async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /v1/models."""
@@ -80,7 +71,7 @@ class Pages:
         body = await parse_body(await read_body(scope, receive, limit_bytes=self._limit_bytes), DetokenizeBody)
         rules.check_model(body.model or "", self._identity)
         rules.check_ids(body.tokens, self._identity, field="tokens")
-        text = await self.decode(tuple(body.tokens), skip_special_tokens=bool(body.skip_special_tokens))
+        text = await self._pool.decode(tuple(body.tokens), skip_special_tokens=bool(body.skip_special_tokens))
         await send_json(send, 200, {"prompt": text})
 
     async def health(self, scope: Scope, receive: Receive, send: Send) -> None:

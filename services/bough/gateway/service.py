@@ -151,7 +151,7 @@ class Gateway:
     def _make_app(self, key: ApiKey, metrics: GatewayMetrics) -> App:
         limit_bytes = int(self._settings.max_body_mb * 1024 * 1024)
         pages = Pages(self._generator, self._pool, self._surroundings, limit_bytes=limit_bytes)
-        generation = GenerationEndpoints(self._generator, pages.decode, limit_bytes=limit_bytes)
+        generation = GenerationEndpoints(self._generator, self._pool.decode, limit_bytes=limit_bytes)
         routes = [
             route("POST", "/v1/chat/completions", generation.chat_completions),
             route("POST", "/v1/completions", generation.completions),
