@@ -13,9 +13,10 @@ from bough.common.codec import (
     encode_started,
     encode_tokens,
 )
+from bough.common.errors import InvalidRequestError, code_number
 from bough.common.model import ModelIdentity
-from bough.common.requests import ResumePoint
-from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
+from bough.common.requests import RequestFailure, ResumePoint
+from bough.executor.orders import Admission, Capacity, Gauges, Orders, Refusal, StepReport
 from bough.rpc.v1 import executor_pb2 as pb
 
 _SEED_MASK = (1 << 64) - 1
@@ -23,20 +24,25 @@ _WIRE_HASH_BYTES = 8
 
 
 def decode_orders(message: pb.RunRequest) -> Orders:
-    """Orders from the wire, siblings spelled out; ValueError where a field's value is unknown."""
+    """Orders from the wire, siblings spelled out; a request with a value that is not known becomes a refusal."""
     orders = Orders(cancels=list(message.cancels))
     for admit in message.admits:
-        orders.admissions.extend(_decode_admit(admit))
+        try:
+            orders.admissions.extend(_decode_admit(admit))
+        except ValueError as error:
+            orders.refusals.extend(_refuse(admit, f"the request cannot be understood: {error}"))
+    if message.HasField("limits"):
+        orders.token_budget = message.limits.token_budget
     if message.HasField("retract_order"):
         orders.retract_order = list(message.retract_order.requests)
     return orders
 
 
-def _decode_admit(admit: pb.Admit) -> Iterable[Admission]:
+def _decode_admit(admit: pb.Admit) -> list[Admission]:
     sampling = decode_sampling(admit.sampling)
     prompt, produced = list(admit.prompt), list(admit.produced)
-    for index, request in enumerate(admit.requests):
-        yield Admission(
+    return [
+        Admission(
             request=request,
             prompt=prompt,
             produced=produced,
@@ -45,6 +51,14 @@ def _decode_admit(admit: pb.Admit) -> Iterable[Admission]:
             order=admit.order,
             traceparent=admit.traceparent,
         )
+        for index, request in enumerate(admit.requests)
+    ]
+
+
+def _refuse(admit: pb.Admit, reason: str) -> Iterable[Refusal]:
+    code = code_number(InvalidRequestError(reason))
+    for request in admit.requests:
+        yield Refusal(failure=RequestFailure(request, code, reason), position=len(admit.produced))
 
 
 def decode_resumes(attach: pb.ExecutorAttach) -> list[ResumePoint]:
@@ -88,13 +102,12 @@ def encode_report(report: StepReport) -> pb.RunResponse:
 
 
 def _encode_cache_events(report: StepReport) -> pb.CacheEvents | None:
-    if not (report.pages_stored or report.pages_removed):
+    if not (report.cache_changes or report.cache_cleared):
         return None
-    return pb.CacheEvents(stored=_wire_hashes(report.pages_stored), removed=_wire_hashes(report.pages_removed))
-
-
-def _wire_hashes(hashes: Iterable[bytes]) -> list[int]:
-    return [int.from_bytes(page[:_WIRE_HASH_BYTES], "little") for page in hashes]
+    events = pb.CacheEvents(cleared=report.cache_cleared)
+    for page, stored in report.cache_changes.items():
+        (events.stored if stored else events.removed).append(int.from_bytes(page[:_WIRE_HASH_BYTES], "little"))
+    return events
 
 
 def _encode_gauges(gauges: Gauges) -> pb.ExecutorGauges:

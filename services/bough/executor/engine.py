@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc
 import torch
-from torch import Tensor
 
-from bough.common.errors import BoughError, InvalidRequestError, code_number
+from bough.common.columns import TokenRow
+from bough.common.errors import InternalError, InvalidRequestError, code_number
 from bough.common.requests import RequestFailure, StartedRequest
 from bough.common.sampling import FinishReason
 from bough.executor.batch import ForwardBatch
@@ -18,19 +19,21 @@ from bough.executor.cache.events import CacheEventKind
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import ComposerLimits, StepComposer
+from bough.executor.drawing import Drawing, Drawn
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
 from bough.executor.runner import ModelRunner
-from bough.executor.running import Matcher, Running
-from bough.executor.sampling import GrammarMask, Sampler, SampleResult, StopRule
+from bough.executor.running import Running
+from bough.executor.sampling import StopRule
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import StepArrays, StepPlan
 
 logger = logging.getLogger(__name__)
 
 INTERNAL = int(grpc.StatusCode.INTERNAL.value[0])
-EXHAUSTED = int(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
-_WORD_BITS = 32
+INVALID = int(grpc.StatusCode.INVALID_ARGUMENT.value[0])
+_GIVES_WAY = 1 << 62
+"""Order of the requests that the scheduler named for retraction: after all that it did not name."""
 
 
 class Engine:
@@ -60,10 +63,13 @@ class Engine:
         self._tree = RadixTree(page_size=runner.page_size, release=pool.free)
         limits = ComposerLimits(max_rows=max_rows, token_budget=token_budget, max_context=runner.max_context)
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
-        self._sampler = Sampler(max_rows=max_rows, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids)
+        self._drawing = Drawing(max_rows=max_rows, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids)
         self._running: dict[int, Running] = {}
+        self._give_way: list[int] = []
         self._report = StepReport()
+        self._gauges = self.gauges()
         self._num_steps = 0
+        self._applied = 0
         self.capacity = Capacity(
             num_pages=runner.num_pages, page_size=runner.page_size, max_rows=max_rows, token_budget=token_budget
         )
@@ -73,31 +79,27 @@ class Engine:
         """No request is here."""
         return not self._running
 
-    def apply(self, orders: Orders, matcher_of: Callable[[Admission], Matcher | None] = lambda _: None) -> None:
-        """Take orders between two steps. Bad requests become failures of the next report.
-
-        Args:
-            orders: From the scheduler.
-            matcher_of: Gives the matcher of a request with a grammar, None for others.
-        """
-        for admission in orders.admissions:
-            if admission.request in self._running:
-                continue  # said twice, after a broken stream
-            try:
-                self._admit(admission, matcher_of(admission))
-            except BoughError as error:
-                self._fail(admission.request, len(admission.produced), code_number(error), str(error))
+    def apply(self, orders: Orders) -> None:
+        """Take orders between two steps. Bad requests become failures of the next report."""
+        self._applied = orders.number
         for request in orders.cancels:
             running = self._running.get(request)
             if running is not None:
                 self._end(running, FinishReason.CANCELLED)
-        last = len(orders.retract_order)
-        for index, request in enumerate(orders.retract_order):
-            # Named ones give way before all others; among them the first one first.
-            self._composer.reorder(request, (1 << 62) + last - index)
+        for admission in orders.admissions:
+            if admission.request not in self._running:
+                self._admit(admission)
+        if orders.token_budget is not None:
+            self._limit(orders.token_budget or self.capacity.token_budget)
+        if orders.retract_order is not None:
+            self._reorder(orders.retract_order)
 
     def step(self) -> StepReport | None:
-        """Run one step if there is something to do; what happened since the last call, or None."""
+        """Run one step if there is something to do; what happened since the last call.
+
+        Returns:
+            None when nothing happened: nothing will until further orders.
+        """
         began = time.perf_counter()
         plan = self._composer.compose()
         if plan is not None:
@@ -109,149 +111,156 @@ class Engine:
                 self._observer.stepped(plan, time.perf_counter() - began)
         return self._take_report(began)
 
-    def _admit(self, admission: Admission, matcher: Matcher | None) -> None:
+    def _admit(self, admission: Admission) -> None:
+        try:
+            running = self._make(admission)
+        except Exception as error:
+            if not isinstance(error, InvalidRequestError):
+                logger.error("a request cannot be admitted", exc_info=error)
+            self._refuse(admission.request, len(admission.produced), code_number(error), str(error))
+            return
+        self._composer.add(running.sequence)
+        self._running[admission.request] = running
+        self._observer.admitted(running)
+        finish = _reached_end(running)
+        if finish is not FinishReason.NONE:
+            self._report.tokens.append_row(TokenRow(admission.request, len(admission.produced), [], finish))
+            self._end(running, finish)
+
+    def _make(self, admission: Admission) -> Running:
         tokens = [*admission.prompt, *admission.produced]
-        largest = max(tokens, default=-1)
-        if largest >= self._runner.vocab_size:
+        num_prompt, max_context = len(admission.prompt), self._runner.max_context
+        if not num_prompt or num_prompt >= max_context:
+            raise InvalidRequestError(
+                f"prompt: {num_prompt} tokens; 1 to {max_context - 1} are accepted", field="prompt"
+            )
+        if (largest := max(tokens)) >= self._runner.vocab_size:
             raise InvalidRequestError(
                 f"prompt: token id {largest} is not below the vocabulary size {self._runner.vocab_size}", field="prompt"
             )
-        num_prompt = len(admission.prompt)
-        if not num_prompt or num_prompt >= self._runner.max_context:
-            raise InvalidRequestError(
-                f"prompt: {num_prompt} tokens; 1 to {self._runner.max_context - 1} are accepted", field="prompt"
-            )
-        stop = StopRule.build(
-            admission.sampling,
-            eos_token_ids=self._eos_token_ids,
-            num_prompt_tokens=num_prompt,
-            max_context=self._runner.max_context,
-        )
+        matcher = admission.matcher
+        if (matcher is None) != (admission.sampling.grammar is None):
+            raise InternalError("a request with a grammar came without its matcher")
         if matcher is not None:
             for token in admission.produced:
                 if not matcher.accept(token):
                     raise InvalidRequestError(f"grammar: produced token {token} does not fit it", field="grammar")
-        row = Row(
-            request_id=admission.request,
-            tokens=tokens,
-            num_prompt=num_prompt,
-            params=admission.sampling,
-            namespace=admission.cache_namespace,
-            order=admission.order,
+        return Running(
+            admission=admission,
+            stop=StopRule.build(
+                admission.sampling,
+                eos_token_ids=self._eos_token_ids,
+                num_prompt_tokens=num_prompt,
+                max_context=max_context,
+            ),
+            matcher=matcher,
+            sequence=Row(
+                request_id=admission.request,
+                tokens=tokens,
+                num_prompt=num_prompt,
+                params=admission.sampling,
+                namespace=admission.cache_namespace,
+                order=admission.order,
+            ),
         )
-        running = Running(admission=admission, sequence=row, stop=stop, matcher=matcher)
-        self._composer.add(row)
-        self._running[admission.request] = running
-        self._observer.admitted(running)
+
+    def _limit(self, token_budget: int) -> None:
+        # Prefills move only if a step of all rows leaves them a token; more than the own limit has no memory.
+        budget = min(max(token_budget, self.capacity.max_rows + 1), self.capacity.token_budget)
+        self._composer.limits = replace(self._composer.limits, token_budget=budget)
+
+    def _reorder(self, requests: Sequence[int]) -> None:
+        for request in self._give_way:
+            if (running := self._running.get(request)) is not None:
+                self._composer.reorder(request, running.admission.order)
+        self._give_way = list(requests)
+        for place, request in enumerate(reversed(requests)):
+            self._composer.reorder(request, _GIVES_WAY + place)
 
     def _note_plan(self, plan: StepPlan) -> None:
         for row in plan.retracted:
             running = self._running[row.request_id]
-            self._forget_row(running)
+            self._drawing.forget(running)
             self._report.retracted.append(row.request_id)
             self._observer.retracted(running)
         for failed in plan.failed:
-            request = failed.sequence.request_id
-            self._fail(request, failed.sequence.num_generated, EXHAUSTED, failed.reason)
+            # What the whole pool cannot hold cannot be had by trying again.
+            self._fail(self._running[failed.sequence.request_id], INVALID, failed.reason)
 
     def _run(self, plan: StepPlan, arrays: StepArrays) -> None:
+        running = [self._running[row.request_id] for row in plan.sampling]
         try:
             if plan.copies:
                 self._runner.copy_pages([copy.src for copy in plan.copies], [copy.dst for copy in plan.copies])
-            logits = self._runner.forward(_forward_batch(arrays))
-            rows = [self._running.get(row.request_id) for row in plan.sampling]
-            result = self._sample(rows, logits)
-        except (RuntimeError, ValueError, MemoryError) as error:
+            drawn = self._drawing.draw(running, arrays, self._runner.forward(_forward_batch(arrays)))
+        except Exception as error:
             # The offenders are this step's rows; all others go on.
             logger.exception("a step failed and ends its %d requests", plan.num_rows)
             for row in self._composer.abandon(plan):
-                self._fail(row.request_id, row.num_generated, INTERNAL, f"the step failed: {error}")
+                self._fail(self._running[row.request_id], INTERNAL, f"the step failed: {error}")
             return
-        tokens = result.tokens.tolist()
-        self._composer.complete(plan, tokens)
-        for line, (running, token) in enumerate(zip(rows, tokens, strict=True)):
-            if running is not None:
-                self._produced(running, token, line, result)
+        self._composer.complete(plan, drawn.tokens)
+        self._record(running, drawn)
 
-    def _sample(self, rows: list[Running | None], logits: Tensor) -> SampleResult:
-        indices: list[int] = []
-        positions: list[int] = []
-        masked: list[int] = []
-        for line, running in enumerate(rows):
-            assert running is not None
-            row = running.sequence
-            assert row.row is not None
-            if running.sampler_row is None:
-                running.sampler_row = row.row
-                self._sampler.add(row.row, row.params, row.tokens[: row.num_prompt], row.tokens[row.num_prompt :])
-            indices.append(row.row)
-            positions.append(row.num_generated)
-            if running.matcher is not None:
-                masked.append(line)
-        mask = self._mask(rows, masked) if masked else None
-        return self._sampler.sample(logits, torch.tensor(indices), torch.tensor(positions), mask)
+    def _record(self, running: list[Running], drawn: Drawn) -> None:
+        """Report a step's tokens and end those whose last one came."""
+        finish = [0] * len(running)
+        for line, (entry, token, position) in enumerate(zip(running, drawn.tokens, drawn.positions, strict=True)):
+            stop = entry.stop
+            if not entry.is_plain or token in stop.stop_token_ids or position + 1 >= stop.max_tokens:
+                finish[line] = int(self._look_closer(entry, token, line, drawn))
+        lines: Sequence[int] = range(len(running))
+        if drawn.failed:
+            lines = [line for line in lines if line not in drawn.failed]
+        columns = self._report.tokens
+        first = len(columns.tokens)
+        columns.requests += [running[line].sequence.request_id for line in lines]
+        columns.positions += [drawn.positions[line] for line in lines]
+        columns.counts += [1] * len(lines)
+        columns.tokens += [drawn.tokens[line] for line in lines]
+        columns.finish += [finish[line] for line in lines]
+        if drawn.logprobs is not None:
+            for index, line in enumerate(lines):
+                if (entry_logprobs := drawn.logprobs[line]) is not None:
+                    columns.logprobs[first + index] = entry_logprobs
+        for line, reason in drawn.failed.items():
+            self._fail(running[line], INTERNAL, reason, position=drawn.positions[line])
 
-    def _mask(self, rows: list[Running | None], lines: list[int]) -> GrammarMask:
-        words = -(-self._runner.vocab_size // _WORD_BITS)
-        bits = torch.empty((len(lines), words), dtype=torch.int32)
-        for index, line in enumerate(lines):
-            running = rows[line]
-            assert running is not None and running.matcher is not None
-            running.matcher.fill(bits, index)
-        return GrammarMask(bits=bits, lines=lines)
-
-    def _produced(self, running: Running, token: int, line: int, result: SampleResult) -> None:
-        row = running.sequence
-        position = row.num_generated - 1
-        reason = result.failed.get(line)
-        if reason is None and running.matcher is not None and not running.matcher.accept(token):
-            reason = f"token {token} does not fit the grammar"
-        if reason is not None:
-            self._fail(row.request_id, position, INTERNAL, reason)
-            return
-        report = self._report
+    def _look_closer(self, running: Running, token: int, line: int, drawn: Drawn) -> FinishReason:
+        """Deal with a row that is not plain; its finish reason, or a failure noted in `drawn`."""
+        matcher = running.matcher
+        if line in drawn.failed:
+            return FinishReason.NONE
+        if matcher is not None and not matcher.accept(token):
+            drawn.failed[line] = f"token {token} does not fit the grammar"
+            return FinishReason.NONE
         if not running.is_started:
             running.is_started = True
-            report.started.append(StartedRequest(row.request_id, row.num_cached_tokens))
+            running.is_plain = matcher is None
+            row = running.sequence
+            self._report.started.append(StartedRequest(row.request_id, row.num_cached_tokens))
             self._observer.started(running)
-        if result.logprobs is not None and (entry := result.logprobs[line]) is not None:
-            report.tokens.logprobs[len(report.tokens.tokens)] = entry
-        finish = running.stop.reason(token, position)
-        if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
+        finish = running.stop.reason(token, drawn.positions[line])
+        if finish is FinishReason.NONE and matcher is not None and matcher.is_done:
             finish = FinishReason.STOP
-        report.tokens.append(row.request_id, position, token, int(finish))
         if finish is not FinishReason.NONE:
             self._end(running, finish)
+        return finish
 
     def _end(self, running: Running, reason: FinishReason) -> None:
-        self._forget_row(running)
-        self._composer.finish(running.sequence)
-        del self._running[running.sequence.request_id]
+        self._drawing.forget(running)
+        self._composer.finish(running.sequence)  # no effect where the composer has let go of it already
+        del self._running[running.request]
         self._observer.ended(running, reason)
 
-    def _fail(self, request: int, position: int, code: int, message: str) -> None:
-        report = self._report
-        report.failures.append(RequestFailure(request, code, message))
-        report.tokens.requests.append(request)
-        report.tokens.positions.append(position)
-        report.tokens.counts.append(0)
-        report.tokens.finish.append(int(FinishReason.ERROR))
-        running = self._running.get(request)
-        if running is None:
-            return
-        if self._composer.get(request) is running.sequence:
-            self._end(running, FinishReason.ERROR)
-        else:  # the composer has let go of it already
-            self._forget_row(running)
-            del self._running[request]
-            self._observer.ended(running, FinishReason.ERROR)
+    def _fail(self, running: Running, code: int, message: str, *, position: int | None = None) -> None:
+        self._refuse(running.request, running.sequence.num_generated if position is None else position, code, message)
+        self._end(running, FinishReason.ERROR)
 
-    def _forget_row(self, running: Running) -> None:
-        if running.sampler_row is not None:
-            self._sampler.remove(running.sampler_row)
-            running.sampler_row = None
+    def _refuse(self, request: int, position: int, code: int, message: str) -> None:
+        self._report.add_failure(RequestFailure(request, code, message), position)
 
-    def gauges(self, step_s: float = 0.0) -> Gauges:
+    def gauges(self, step_us: int = 0) -> Gauges:
         """The state now."""
         composer = self._composer
         return Gauges(
@@ -260,23 +269,36 @@ class Engine:
             pages_used=composer.num_pages_used,
             pages_cached=composer.num_pages_cached,
             pages_free=composer.num_pages_free,
-            step_us=int(step_s * 1e6),
+            step_us=step_us,
         )
-
-    def snapshot(self) -> list[bytes]:
-        """Hashes of all full pages in the cache, for a scheduler that knows none of them."""
-        return [page for event in self._tree.snapshot() for page in event.page_hashes]
 
     def _take_report(self, began: float) -> StepReport | None:
         report = self._report
         for event in self._tree.drain_events():
             stored = event.kind is CacheEventKind.STORED
-            (report.pages_stored if stored else report.pages_removed).extend(event.page_hashes)
-        if not (report.step or report.tokens.requests or report.retracted or report.pages_removed):
+            for page in event.page_hashes:
+                report.cache_changes[page] = stored
+        step_us = int((time.perf_counter() - began) * 1e6) if report.step else self._gauges.step_us
+        gauges = self.gauges(step_us)
+        # A cancelled request may leave nothing but other gauges behind.
+        is_silent = not (report.step or report.tokens.requests or report.retracted or report.cache_changes)
+        if is_silent and gauges == self._gauges:
             return None
-        report.gauges = self.gauges(time.perf_counter() - began)
+        report.applied = self._applied
+        report.gauges = self._gauges = gauges
         self._report = StepReport()
         return report
+
+
+def _reached_end(running: Running) -> FinishReason:
+    """Whether a request comes in whose produced tokens are all there will be."""
+    produced = running.admission.produced
+    if not produced:
+        return FinishReason.NONE
+    finish = running.stop.reason(produced[-1], len(produced) - 1)
+    if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
+        return FinishReason.STOP
+    return finish
 
 
 def _forward_batch(arrays: StepArrays) -> ForwardBatch:

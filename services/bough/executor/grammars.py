@@ -1,17 +1,24 @@
-"""Compiled grammars in the executor: fetched once by key from the grammar service, followed by a matcher a sequence."""
+"""Compiled grammars in the executor: fetched once by key from the grammar service, followed by a matcher a sequence.
+
+xgrammar is imported when the first grammar comes: it costs most of a second, and many deployments never use it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-
-import xgrammar
-from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import Grammar
-from bough.common.vocab import Vocabulary, xgrammar_format, xgrammar_tokenizer_info
+from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
+
+if TYPE_CHECKING:
+    import xgrammar
+    from torch import Tensor
 
 Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 """Gives the format and the serialized form of a grammar; BoughError when it cannot be had."""
@@ -21,6 +28,8 @@ class GrammarMatcher:
     """Follows one sequence through its grammar."""
 
     def __init__(self, compiled: xgrammar.CompiledGrammar) -> None:
+        import xgrammar
+
         self._matcher = xgrammar.GrammarMatcher(compiled)
 
     def fill(self, bitmask: Tensor, line: int) -> None:
@@ -41,26 +50,30 @@ class GrammarStore:
     """The compiled grammars of an executor, least recently used ones dropped first.
 
     Args:
-        vocabulary: The model's tokens.
+        model_dir: Where the vocabulary is read, when the first grammar comes.
         vocab_size: Columns of the logits.
         stop_token_ids: The model's end-of-sequence ids.
         fetch: Asks the grammar service.
-        max_bytes: Bound of the serialized forms together.
+        max_bytes: Bound of the compiled forms together.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        model_dir: Path,
         *,
         vocab_size: int,
         stop_token_ids: Sequence[int],
         fetch: Fetch,
         max_bytes: int,
     ) -> None:
-        self._info = xgrammar_tokenizer_info(vocabulary, vocab_size=vocab_size, stop_token_ids=list(stop_token_ids))
+        self._model_dir = model_dir
+        self._vocab_size = vocab_size
+        self._stop_token_ids = tuple(stop_token_ids)
         self._fetch = fetch
         self._max_bytes = max_bytes
-        self._compiled: OrderedDict[bytes, tuple[int, xgrammar.CompiledGrammar]] = OrderedDict()
+        self._info: Any = None
+        self._reading = threading.Lock()
+        self._compiled: OrderedDict[bytes, xgrammar.CompiledGrammar] = OrderedDict()
         self._fetching: dict[bytes, asyncio.Task[xgrammar.CompiledGrammar]] = {}
         self._size_bytes = 0
 
@@ -68,37 +81,57 @@ class GrammarStore:
         """A matcher at the beginning of a grammar; fetches the compiled form unless it is here.
 
         Raises:
-            BoughError: The grammar service cannot be reached or refuses, or its format is another one.
+            BoughError: The grammar service cannot be reached or refuses, or its form cannot be read here.
         """
-        entry = self._compiled.get(grammar.key)
-        if entry is not None:
+        compiled = self._compiled.get(grammar.key)
+        if compiled is not None:
             self._compiled.move_to_end(grammar.key)
-            return GrammarMatcher(entry[1])
+            return GrammarMatcher(compiled)
         task = self._fetching.get(grammar.key)
         if task is None:
             task = self._fetching[grammar.key] = asyncio.create_task(self._get(grammar))
+            # All who wait may be cancelled; the error then belongs to nobody.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return GrammarMatcher(await asyncio.shield(task))
+
+    async def close(self) -> None:
+        """Give up what is being fetched."""
+        tasks = list(self._fetching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _get(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
         try:
             written_by, serialized = await self._fetch(grammar)
-            if written_by != xgrammar_format():
-                raise InvalidRequestError(
-                    f"grammar: compiled by {written_by}, this executor reads {xgrammar_format()}", field="grammar"
-                )
-            compiled = await asyncio.to_thread(
-                xgrammar.CompiledGrammar.deserialize_json, serialized.decode(), self._info
-            )
+            compiled = await asyncio.to_thread(self._read, written_by, serialized)
         finally:
             del self._fetching[grammar.key]
-        self._keep(grammar.key, len(serialized), compiled)
+        self._keep(grammar.key, compiled)
         return compiled
 
-    def _keep(self, key: bytes, size_bytes: int, compiled: xgrammar.CompiledGrammar) -> None:
-        if size_bytes > self._max_bytes:
+    def _read(self, written_by: str, serialized: bytes) -> xgrammar.CompiledGrammar:
+        import xgrammar
+
+        if written_by != xgrammar_format():
+            raise InvalidRequestError(f"compiled by {written_by}, this executor reads {xgrammar_format()}")
+        with self._reading:
+            if self._info is None:
+                self._info = xgrammar_tokenizer_info(
+                    read_vocabulary(self._model_dir),
+                    vocab_size=self._vocab_size,
+                    stop_token_ids=self._stop_token_ids,
+                )
+        try:
+            return xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidRequestError(f"the compiled form cannot be read: {error}") from error
+
+    def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
+        if compiled.memory_size_bytes > self._max_bytes:
             return
-        self._compiled[key] = (size_bytes, compiled)
-        self._size_bytes += size_bytes
+        self._compiled[key] = compiled
+        self._size_bytes += compiled.memory_size_bytes
         while self._size_bytes > self._max_bytes:
-            _, (dropped, _) = self._compiled.popitem(last=False)
-            self._size_bytes -= dropped
+            _, dropped = self._compiled.popitem(last=False)
+            self._size_bytes -= dropped.memory_size_bytes

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
 from bough.executor.engine import Engine
-from bough.executor.orders import Admission, Orders, StepReport
-from bough.executor.running import Matcher
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mail:
-    """Orders, and matchers of the requests in it that have a grammar."""
-
-    orders: Orders
-    matchers: dict[int, Matcher]
-
-    def matcher_of(self, admission: Admission) -> Matcher | None:
-        """The matcher of one request."""
-        return self.matchers.get(admission.request)
+from bough.executor.orders import Orders, StepReport
 
 
 class EngineLoop:
@@ -54,7 +35,8 @@ class EngineLoop:
         self._on_report = on_report
         self._on_failure = on_failure
         self._events = asyncio.get_running_loop()
-        self._mailbox: deque[Mail | Callable[[Engine], None]] = deque()
+        self._mailbox: deque[Orders] = deque()
+        self._reports: deque[StepReport] = deque()
         self._wakeup = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -63,21 +45,10 @@ class EngineLoop:
         """Load, then run."""
         self._thread.start()
 
-    def send(self, mail: Mail) -> None:
-        """Orders for the next gap between two steps."""
-        self._mailbox.append(mail)
+    def send(self, orders: Orders) -> None:
+        """Orders for the next gap between two steps; kept while the model loads."""
+        self._mailbox.append(orders)
         self._wakeup.set()
-
-    async def ask(self, question: Callable[[Engine], list[bytes]]) -> list[bytes]:
-        """Have the thread look something up between two steps."""
-        answer: asyncio.Future[list[bytes]] = self._events.create_future()
-
-        def look(engine: Engine) -> None:
-            self._events.call_soon_threadsafe(_settle, answer, question(engine))
-
-        self._mailbox.append(look)
-        self._wakeup.set()
-        return await answer
 
     def stop(self) -> None:
         """End after the step under way."""
@@ -89,31 +60,38 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             engine = self._build()
-            self._events.call_soon_threadsafe(self._on_ready, engine)
+            self._tell(lambda: self._on_ready(engine))
             self._loop(engine)
         except BaseException as error:
-            self._tell(self._on_failure, error)
+            self._tell(lambda error=error: self._on_failure(error))  # type: ignore[misc]
 
     def _loop(self, engine: Engine) -> None:
+        report: StepReport | None = None
         while not self._stopping:
-            if engine.is_idle and not self._mailbox:
+            if report is None and not self._mailbox:
+                # The last step found nothing to do, and only orders can change that.
                 self._wakeup.wait()
                 self._wakeup.clear()
             while self._mailbox:
-                mail = self._mailbox.popleft()
-                if isinstance(mail, Mail):
-                    engine.apply(mail.orders, mail.matcher_of)
-                else:
-                    mail(engine)
+                engine.apply(self._mailbox.popleft())
             report = engine.step()
             if report is not None:
-                self._tell(self._on_report, report)
+                self._hand_over(report)
 
-    def _tell(self, callback: Callable[[T], None], value: T) -> None:
-        if not self._events.is_closed():
-            self._events.call_soon_threadsafe(callback, value)
+    def _hand_over(self, report: StepReport) -> None:
+        # One wake-up of the event loop for all that has gathered since it last looked.
+        self._reports.append(report)
+        if len(self._reports) == 1:
+            self._tell(self._deliver)
 
+    def _deliver(self) -> None:
+        try:
+            while self._reports:
+                self._on_report(self._reports.popleft())
+        finally:
+            if self._reports:  # one report could not be dealt with; the others must not wait for ever
+                self._events.call_soon(self._deliver)
 
-def _settle(answer: asyncio.Future[list[bytes]], value: list[bytes]) -> None:
-    if not answer.done():
-        answer.set_result(value)
+    def _tell(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to listen
+            self._events.call_soon_threadsafe(callback)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from bough.common.columns import TokenBatch
+from bough.common.columns import TokenBatch, TokenRow
 from bough.common.requests import RequestFailure, StartedRequest
-from bough.common.sampling import SamplingParams
+from bough.common.sampling import FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    from bough.executor.running import Matcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +27,36 @@ class Admission:
     order: int
     """Smaller is computed first and retracted last."""
     traceparent: str
+    matcher: Matcher | None = None
+    """At the beginning of the grammar that `sampling` names; must be there when the engine gets the admission."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that was ordered in terms this version does not know."""
+
+    failure: RequestFailure
+    position: int
+    """Tokens that the request had produced before."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Orders:
-    """What is applied between two steps."""
+    """What is applied between two steps; cancels before admissions."""
 
+    number: int = 0
+    """Counts what is sent to the engine; its reports name the last one applied."""
     admissions: list[Admission] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
-    retract_order: Sequence[int] = ()
-    """The first one gives way first; empty leaves the order of admission."""
+    token_budget: int | None = None
+    """Tokens computed in one step at most; 0 for the executor's own limit, None for no change."""
+    retract_order: Sequence[int] | None = None
+    """The first one gives way first, those not named keep the order of admission; None for no change."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do for the engine."""
+        return bool(self.admissions or self.cancels or self.token_budget is not None or self.retract_order is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +87,19 @@ class StepReport:
 
     step: int = 0
     """0 for a report that follows no step."""
+    applied: int = 0
+    """Number of the last orders that were applied before."""
     tokens: TokenBatch = field(default_factory=TokenBatch)
     started: list[StartedRequest] = field(default_factory=list)
     retracted: list[int] = field(default_factory=list)
     failures: list[RequestFailure] = field(default_factory=list)
-    pages_stored: list[bytes] = field(default_factory=list)
-    """Chained hashes (`bough.common.prefix_hash`)."""
-    pages_removed: list[bytes] = field(default_factory=list)
+    cache_changes: dict[bytes, bool] = field(default_factory=dict)
+    """Chained hash of a page (`bough.common.prefix_hash`) -> whether the cache holds it now."""
+    cache_cleared: bool = False
+    """The changes begin with an empty cache."""
     gauges: Gauges | None = None
+
+    def add_failure(self, failure: RequestFailure, position: int) -> None:
+        """Note the failure and the row that goes with it."""
+        self.failures.append(failure)
+        self.tokens.append_row(TokenRow(failure.request, position, [], FinishReason.ERROR))

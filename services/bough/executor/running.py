@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from opentelemetry.trace import Span
@@ -39,6 +38,11 @@ class Running:
     sampler_row: int | None = None
     """Row under which the sampler knows the sequence; None before its first token and after a retraction."""
     is_started: bool = False
+    is_plain: bool = False
+    """Its tokens need no more than a look at the stop rule: it has started and has no grammar."""
     span: Span | None = None
-    admitted_ns: int = field(default_factory=time.time_ns)
-    num_steps: int = 0
+
+    @property
+    def request(self) -> int:
+        """The request's id."""
+        return self.admission.request

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from bough.common.codec import decode_identity, encode_identity
@@ -14,10 +16,8 @@ from bough.common.errors import BoughError, InvalidRequestError, UnavailableErro
 from bough.common.model import ModelIdentity, check_same_model
 from bough.common.requests import RequestFailure
 from bough.common.rpc.streams import StreamWriter, pump
-from bough.common.sampling import FinishReason, Grammar
+from bough.common.sampling import Grammar
 from bough.executor.codec import decode_orders, decode_resumes, encode_attached, encode_capacity, encode_report
-from bough.executor.engine import Engine
-from bough.executor.loop import EngineLoop, Mail
 from bough.executor.orders import Admission, Capacity, Orders, StepReport
 from bough.executor.run_log import RunLog
 from bough.executor.running import Matcher
@@ -33,45 +33,62 @@ MAX_BACKLOG_TOKENS = 1_000_000
 """Tokens gathered for a scheduler that does not read before its stream is cut; it comes back and resumes."""
 
 
+class _UnsupportedOrderError(Exception):
+    """An order that the contract reserves and this version does not carry out."""
+
+
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     """Serves the scheduler that attached last.
 
     Args:
         identity: The model.
         epoch: Start of this process.
-        loop: The engine's thread.
+        send: Hands orders to the engine.
         matcher_source: Gives the matcher of a grammar, fetching the grammar first.
     """
 
     def __init__(
-        self, identity: ModelIdentity, *, epoch: int, loop: Callable[[], EngineLoop], matcher_source: MatcherSource
+        self,
+        identity: ModelIdentity,
+        *,
+        epoch: int,
+        send: Callable[[Orders], None],
+        matcher_source: MatcherSource,
     ) -> None:
         self._identity = identity
         self._epoch = epoch
-        self._loop = loop
+        self._send_orders = send
         self._matcher_source = matcher_source
         self._log = RunLog()
         self._capacity: Capacity | None = None
+        self._loaded = asyncio.Event()
         self._writer: StreamWriter[pb.RunResponse] | None = None
         self._stream: asyncio.Task[None] | None = None
         self._message_number = 0
+        self._order_number = 0
         self._fetching: dict[int, asyncio.Task[None]] = {}
-        self.is_draining = False
 
     @property
     def has_work(self) -> bool:
         """A request runs, or its end is not confirmed."""
         return bool(self._log.requests)
 
-    def engine_ready(self, engine: Engine) -> None:
+    def engine_ready(self, capacity: Capacity) -> None:
         """The model is loaded: streams are taken from now on."""
-        self._capacity = engine.capacity
+        self._capacity = capacity
+        self._loaded.set()
 
     def on_report(self, report: StepReport) -> None:
         """The engine did something; called on the event loop."""
         self._log.on_report(report)
-        if self._writer is not None:
-            self._writer.wake()
+        self._wake()
+
+    async def close(self) -> None:
+        """Give up what is being fetched."""
+        tasks = list(self._fetching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def Describe(self, request: pb.ExecutorDescribeRequest, context: Context) -> pb.ExecutorDescribeResponse:
         """What is served; without capacity until the model is loaded."""
@@ -84,9 +101,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     async def Run(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.RunRequest], context: Context
     ) -> None:
-        """Serve a scheduler until its stream ends or another one takes over."""
-        if self._capacity is None:
-            raise UnavailableError("the model is not loaded yet")
+        """Serve a scheduler until its stream ends or another one takes over. Streams wait while the model loads."""
         first = await anext(aiter(request_iterator), None)
         if first is None:
             return
@@ -94,35 +109,36 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             raise InvalidRequestError("attach is missing: the first message of a stream must carry it", field="attach")
         if first.attach.HasField("identity"):
             check_same_model(self._identity, decode_identity(first.attach.identity), peer="the scheduler")
+        await self._loaded.wait()
         await self._take_over()
-        stream = asyncio.create_task(self._serve(first, request_iterator, context, self._capacity))
-        self._stream = stream
+        stream = self._stream = asyncio.create_task(self._serve(first, request_iterator, context))
         try:
             await asyncio.wait({stream})
             if stream.cancelled():
+                # Ending by CancelledError would leave the caller without a status, waiting.
                 raise UnavailableError("another scheduler took this executor over")
             stream.result()
+        except _UnsupportedOrderError as error:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
         finally:
             stream.cancel()
 
     async def _take_over(self) -> None:
-        if self._stream is not None:
+        # Of several streams that wait here, each one takes over from the one before it.
+        while self._stream is not None and not self._stream.done():
             self._stream.cancel()
             await asyncio.wait({self._stream})
 
-    async def _serve(
-        self, first: pb.RunRequest, messages: AsyncIterator[pb.RunRequest], context: Context, capacity: Capacity
-    ) -> None:
+    async def _serve(self, first: pb.RunRequest, messages: AsyncIterator[pb.RunRequest], context: Context) -> None:
+        assert self._capacity is not None
         writer = StreamWriter(self._collect, context.write, backlog=self._log.backlog, max_backlog=MAX_BACKLOG_TOKENS)
         writer.accept(first.seq)
-        cached_pages = await self._loop().ask(Engine.snapshot)
         # What another process ran is nothing this one could go on with.
         same_process = first.attach.executor_epoch == self._epoch
-        unnamed = self._log.attach(decode_resumes(first.attach) if same_process else [], cached_pages)
-        self._cancel(unnamed)
+        self._forget(self._log.attach(decode_resumes(first.attach) if same_process else []))
         self._message_number = 1
         try:
-            await writer.send(encode_attached(self._epoch, self._identity, capacity, self._log.requests))
+            await writer.send(encode_attached(self._epoch, self._identity, self._capacity, self._log.requests))
             self._writer = writer
             writer.wake()
             self._apply(first)
@@ -138,57 +154,60 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._message_number += 1
         return encode_report(report)
 
+    def _wake(self) -> None:
+        if self._writer is not None:
+            self._writer.wake()
+
     def _on_message(self, message: pb.RunRequest) -> None:
         self._log.acknowledge(message.ack)
         self._apply(message)
 
     def _apply(self, message: pb.RunRequest) -> None:
         if message.forks or message.pins:
-            raise InvalidRequestError("forks and pins are not supported by this version", field="forks")
-        if not (message.admits or message.cancels or message.HasField("retract_order")):
-            return
-        try:
-            orders = decode_orders(message)
-        except ValueError as error:
-            raise InvalidRequestError(f"orders are malformed: {error}") from error
-        fresh = [admission for admission in orders.admissions if self._log.admit(admission)]
+            raise _UnsupportedOrderError("forks and pins are not supported by this version")
+        orders = decode_orders(message)
+        self._cancel(orders.cancels)
+        number = self._order_number + 1
+        fresh = [admission for admission in orders.admissions if self._log.admit(admission, number)]
         orders.admissions = [admission for admission in fresh if admission.sampling.grammar is None]
+        self._send(orders)
         for admission in fresh:
             if admission.sampling.grammar is not None:
-                self._fetch(admission, admission.sampling.grammar)
-        self._cancel(orders.cancels, orders)
+                task = asyncio.create_task(self._admit_with_grammar(admission, admission.sampling.grammar))
+                self._fetching[admission.request] = task
+        for refusal in orders.refusals:
+            self._log.refuse(refusal)
+            self._wake()
 
-    def _cancel(self, requests: list[int], orders: Orders | None = None) -> None:
+    def _send(self, orders: Orders) -> None:
+        if orders:
+            self._order_number += 1
+            orders.number = self._order_number
+            self._send_orders(orders)
+
+    def _forget(self, requests: list[int]) -> None:
+        """End requests that no scheduler wants any more."""
+        self._cancel(requests)
+        self._send(Orders(cancels=requests))
+
+    def _cancel(self, requests: Iterable[int]) -> None:
         self._log.cancel(requests)
         for request in requests:
             fetch = self._fetching.pop(request, None)
             if fetch is not None:
                 fetch.cancel()
-        orders = orders or Orders(cancels=requests)
-        if orders.admissions or orders.cancels or orders.retract_order:
-            self._loop().send(Mail(orders=orders, matchers={}))
-
-    def _fetch(self, admission: Admission, grammar: Grammar) -> None:
-        task = asyncio.create_task(self._admit_with_grammar(admission, grammar))
-        self._fetching[admission.request] = task
 
     async def _admit_with_grammar(self, admission: Admission, grammar: Grammar) -> None:
         request = admission.request
         try:
             matcher = await self._matcher_source(grammar)
-        except BoughError as error:
-            self.on_report(_failed(admission, code_number(error), str(error)))
+        except Exception as error:
+            if not isinstance(error, BoughError):
+                logger.error("a grammar cannot be used", exc_info=error)
+            self._log.fail(RequestFailure(request, code_number(error), f"grammar: {error}"))
+            self._wake()
         else:
-            self._loop().send(Mail(orders=Orders(admissions=[admission]), matchers={request: matcher}))
+            self._send(Orders(admissions=[replace(admission, matcher=matcher)]))
         finally:
             if self._fetching.get(request) is asyncio.current_task():
                 del self._fetching[request]
-
-
-def _failed(admission: Admission, code: int, message: str) -> StepReport:
-    report = StepReport(failures=[RequestFailure(admission.request, code, message)])
-    report.tokens.requests.append(admission.request)
-    report.tokens.positions.append(len(admission.produced))
-    report.tokens.counts.append(0)
-    report.tokens.finish.append(int(FinishReason.ERROR))
-    return report

@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Literal, cast
 
-import torch
+import grpc.aio
 
 from bough.common.config import Settings
-from bough.common.errors import BoughError, ModelError
+from bough.common.errors import BoughError, InternalError, ModelError
 from bough.common.ids import new_epoch
 from bough.common.model import ModelFiles, read_model_files
 from bough.common.rpc.channel import open_channel
@@ -21,11 +22,11 @@ from bough.common.rpc.server import RpcServer
 from bough.common.sampling import Grammar
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
-from bough.common.vocab import read_vocabulary
 from bough.executor.engine import Engine
 from bough.executor.grammar_client import fetch_grammar
 from bough.executor.grammars import GrammarStore
 from bough.executor.loop import EngineLoop
+from bough.executor.models.config import ModelError as ModelReadError
 from bough.executor.observer import Observer
 from bough.executor.orders import StepReport
 from bough.executor.runner import ModelRunner, RunnerConfig
@@ -43,12 +44,18 @@ _DRAIN_POLL_S = 0.02
 
 
 class ExecutorService:
-    """The engine on its thread, and the server that schedulers attach to."""
+    """The engine on its thread, and the server that schedulers attach to.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: What to serve and how.
+        exit_process: Called when the engine has failed; must have the process drain and stop.
+    """
+
+    def __init__(self, settings: Settings, *, exit_process: Callable[[], None]) -> None:
         if settings.model is None:
             raise ModelError("model: no model directory is set")
         self._settings = settings
+        self._exit = exit_process
         self._telemetry = Telemetry("executor", otlp_endpoint=settings.otlp_endpoint)
         self._observer = Observer(self._telemetry)
         self._files = read_model_files(
@@ -58,20 +65,21 @@ class ExecutorService:
         self._servicer: ExecutorServicer | None = None
         self._loop: EngineLoop | None = None
         self._grammars: GrammarStore | None = None
+        self._grammar_channel: grpc.aio.Channel | None = None
         self._ready: asyncio.Task[None] | None = None
+        self._failure: BoughError | None = None
         self._began_s = time.monotonic()
 
     async def start(self) -> None:
         """Serve at once; ready when the model is loaded on the engine's thread."""
-        self._loop = EngineLoop(
+        loop = self._loop = EngineLoop(
             build=self._build,
             on_ready=self._on_ready,
             on_report=self._on_report,
             on_failure=self._on_failure,
         )
-        loop = self._loop
         self._servicer = ExecutorServicer(
-            self._files.identity, epoch=new_epoch(), loop=lambda: loop, matcher_source=self._matcher
+            self._files.identity, epoch=new_epoch(), send=loop.send, matcher_source=self._matcher
         )
         server = self._server = RpcServer(self._settings.listen_address("executor"))
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(self._servicer, server.server)
@@ -84,7 +92,9 @@ class ExecutorService:
         loop.start()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until what runs has ended and the scheduler has it."""
+        """Wait until what runs has ended and the scheduler has it. Raises what ended the engine, if it has ended."""
+        if self._failure is not None:
+            raise self._failure
         deadline_s = time.monotonic() + timeout_s
         if self._server is not None:
             await self._server.set_ready(False)
@@ -93,6 +103,12 @@ class ExecutorService:
 
     async def stop(self) -> None:
         """End everything."""
+        if self._servicer is not None:
+            await self._servicer.close()
+        if self._grammars is not None:
+            await self._grammars.close()
+        if self._grammar_channel is not None:
+            await self._grammar_channel.close()
         if self._server is not None:
             await self._server.stop(0)
         if self._loop is not None:
@@ -114,7 +130,7 @@ class ExecutorService:
         )
         assert self._servicer is not None and self._server is not None
         self._observer.gauges = engine.gauges()
-        self._servicer.engine_ready(engine)
+        self._servicer.engine_ready(capacity)
         self._ready = asyncio.create_task(self._server.set_ready(True))
 
     def _on_report(self, report: StepReport) -> None:
@@ -124,26 +140,32 @@ class ExecutorService:
         self._servicer.on_report(report)
 
     def _on_failure(self, error: BaseException) -> None:
-        # Without its engine the process is of no use; whoever supervises it starts a new one.
-        if isinstance(error, BoughError | ValueError):
-            logger.critical("the executor cannot run: %s", error)
+        # Without its engine the process is of no use; it ends with this error, and whoever supervises it starts a new
+        # one.
+        if isinstance(error, BoughError):
+            self._failure = error
+        elif isinstance(error, ModelReadError):
+            self._failure = ModelError(str(error))
         else:
             logger.critical("the engine failed", exc_info=error)
-        os.kill(os.getpid(), signal.SIGKILL if self._ready is not None else signal.SIGTERM)
+            self._failure = InternalError(f"the engine failed: {type(error).__name__}: {error}")
+        self._exit()
 
     async def _matcher(self, grammar: Grammar) -> Matcher:
         if self._grammars is None:
-            # Made when the first grammar comes: xgrammar costs start-up time that most deployments never use.
-            channel = open_channel(self._settings.address_of("grammar"))
-            vocabulary = await asyncio.to_thread(read_vocabulary, self._files.path)
+            channel = self._grammar_channel = open_channel(self._settings.address_of("grammar"))
             self._grammars = GrammarStore(
-                vocabulary,
+                self._files.path,
                 vocab_size=self._files.identity.vocab_size,
                 stop_token_ids=self._files.eos_token_ids,
                 fetch=lambda wanted: fetch_grammar(channel, wanted),
                 max_bytes=self._settings.grammar_cache_mb << 20,
             )
         return await self._grammars.matcher(grammar)
+
+
+def _ask_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> Engine:
@@ -163,10 +185,6 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         ),
         progress=lambda fraction, what: logger.debug("loading %3.0f %%: %s", 100 * fraction, what),
     )
-    if runner.backend == "native":
-        # Only the sampler is left to torch: small operations, in which a second thread costs more than it gives
-        # as soon as other processes share the cores.
-        torch.set_num_threads(1)
     return Engine(
         runner,
         eos_token_ids=files.eos_token_ids,
@@ -178,4 +196,4 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
 
 def create(settings: Settings) -> Service:
     """The service for these settings; loads nothing yet. ModelError when the model directory does not do."""
-    return ExecutorService(settings)
+    return ExecutorService(settings, exit_process=_ask_to_end)
