@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SOURCE_ROOTS = ("common", "kernels", "services", "lang", "demo", "protos/gen")
+SOURCE_ROOTS = ("common", "kernels", "services", "lang", "demo", "load_tests", "protos/gen")
 """Folders over the namespace package `bough`."""
 
 CODE_FOLDERS = ("common", "kernels", "services", "lang", "demo", "tests", "load_tests", "scripts")

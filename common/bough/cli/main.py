@@ -17,6 +17,7 @@ COMMANDS = {
     "service": ("bough.cli.service", "Run one service in this process"),
     "chat": ("bough.cli.chat", "Talk to a running server in the terminal"),
     "health": ("bough.cli.health", "Ask a service over gRPC whether it is alive or ready"),
+    "bench": ("bough.cli.bench", "Measure speed and memory, of Bough or any OpenAI-compatible server"),
     "version": ("bough.cli.version", "Print the version"),
 }
 """Command -> (module with its `run`, summary)."""

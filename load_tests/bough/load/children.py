@@ -1,0 +1,117 @@
+"""Processes that a benchmark starts: workers that answer cases line by line, and servers; none outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+_GRACE_S = 15.0
+_LINE_LIMIT_BYTES = 1 << 26
+
+
+class PeerFailed(Exception):
+    """A process did not start or did not answer; the text says where its log is."""
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Ask a process to end, and kill it when it does not."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _GRACE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _group_ended(process: asyncio.subprocess.Process) -> None:
+    await ended(process)
+    # What the process left of its own: engines run in processes below it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    # A peer's interpreter has an environment of its own, and must not find ours on its path.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return {**inherited, "PYTHONSAFEPATH": "1", **extra}
+
+
+class Worker:
+    """A program that takes a JSON line a case and answers one; the first line it writes says that it is ready.
+
+    Args:
+        process: The program, with pipes.
+        log: Where its standard error goes.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.ready: dict[str, Any] = {}
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait for its first line."""
+        self.ready = await self._read(timeout_s)
+
+    async def ask(self, case: Mapping[str, Any], timeout_s: float = 300.0) -> dict[str, Any]:
+        """Have it run a case."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(case).encode() + b"\n")
+        await self._process.stdin.drain()
+        return await self._read(timeout_s)
+
+    async def _read(self, timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+            answer: dict[str, Any] = json.loads(line)
+        except (TimeoutError, ValueError) as error:
+            raise PeerFailed(f"no answer ({type(error).__name__}); see {self._log}") from None
+        return answer
+
+
+@asynccontextmanager
+async def worker(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Worker]:
+    """A worker, started; not ready yet."""
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=_environment(environment or {}),
+            limit=_LINE_LIMIT_BYTES,
+            start_new_session=True,
+        )
+    try:
+        yield Worker(process, log)
+    finally:
+        await _group_ended(process)
+
+
+@asynccontextmanager
+async def server(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> AsyncIterator[int]:
+    """A server, started; not ready yet. Gives its process id."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(environment or {}),
+            start_new_session=True,
+        )
+    try:
+        yield process.pid
+    finally:
+        await _group_ended(process)

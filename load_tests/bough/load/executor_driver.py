@@ -1,0 +1,143 @@
+"""Drives one executor through its gRPC contract, as a scheduler would, and measures what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from bough.common.config import Settings
+from bough.common.ids import new_epoch
+from bough.common.rpc.channel import open_channel
+from bough.load.children import ended
+from bough.rpc.v1 import executor_pb2 as pb
+from bough.rpc.v1 import executor_pb2_grpc
+
+_START_TIMEOUT_S = 120.0
+
+
+class ExecutorFailed(Exception):
+    """The executor did not start, or refused a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Prompts to run, so many at once, all of one output length, greedy and without an end of their own."""
+
+    prompts: Sequence[Sequence[int]]
+    output_tokens: int
+    concurrency: int | None = None
+    """Requests under way at once; all when None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How long it took."""
+
+    seconds: float
+    prompt_tokens: int
+    output_tokens: int
+    median_step_us: int
+
+    def rate(self, *, of_prompts: bool) -> float:
+        """Tokens a second: of the prompts, or those produced."""
+        return (self.prompt_tokens if of_prompts else self.output_tokens) / self.seconds
+
+
+@asynccontextmanager
+async def executor(model_dir: Path) -> AsyncIterator[ExecutorDriver]:
+    """An executor as a process of its own, ready."""
+    with tempfile.TemporaryDirectory(prefix="bough-bench-") as run_dir:
+        settings = Settings(model=model_dir, run_dir=Path(run_dir), log_level="warning")
+        command = [sys.executable, "-P", "-m", "bough.cli.main", "service", "executor", "--log-level", "warning"]
+        process = await asyncio.create_subprocess_exec(*command, "--model", str(model_dir), "--run-dir", run_dir)
+        channel = open_channel(settings.address_of("executor"))
+        try:
+            driver = ExecutorDriver(channel, process.pid)
+            await driver.until_ready(process)
+            yield driver
+        finally:
+            await channel.close()
+            await ended(process)
+
+
+class ExecutorDriver:
+    """The scheduler's side of an executor.
+
+    Args:
+        channel: To the executor.
+        pid: Its process.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, pid: int) -> None:
+        self._stub = executor_pb2_grpc.ExecutorServiceStub(channel)
+        self._epoch = new_epoch()
+        self._ids = itertools.count(1)
+        self.pid = pid
+
+    async def until_ready(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until the model is loaded. ExecutorFailed when the process ends or takes too long."""
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline_s and process.returncode is None:
+            try:
+                if (await self._stub.Describe(pb.ExecutorDescribeRequest())).HasField("capacity"):
+                    return
+            except grpc.aio.AioRpcError:
+                pass
+            await asyncio.sleep(0.05)
+        raise ExecutorFailed(f"the executor is not ready (exit status {process.returncode})")
+
+    async def run(self, case: Case) -> Outcome:
+        """Run a case on a stream of its own."""
+        call = self._stub.Run()
+        try:
+            await call.write(pb.RunRequest(attach=pb.ExecutorAttach(scheduler_epoch=self._epoch), seq=1))
+            first = await call.read()
+            if not isinstance(first, pb.RunResponse) or not first.HasField("attached"):
+                raise ExecutorFailed("the executor did not accept the stream")
+            return await self._run(call, case)
+        finally:
+            call.cancel()
+
+    async def _run(self, call: grpc.aio.StreamStreamCall[pb.RunRequest, pb.RunResponse], case: Case) -> Outcome:
+        waiting = [self._admit(prompt, case.output_tokens) for prompt in reversed(case.prompts)]
+        free = case.concurrency or len(waiting)
+        remaining, produced, number = len(waiting), 0, itertools.count(2)
+        steps_us: list[int] = []
+        began = time.perf_counter()
+        await call.write(pb.RunRequest(seq=next(number), admits=[waiting.pop() for _ in range(free)]))
+        while remaining:
+            message = await call.read()
+            if not isinstance(message, pb.RunResponse) or message.errors:
+                raise ExecutorFailed(f"the executor failed: {message}")
+            produced += len(message.tokens.tokens)
+            steps_us.append(message.gauges.step_us)
+            num_ended = sum(1 for reason in message.tokens.finish if reason)
+            remaining -= num_ended
+            if num_ended:
+                admits = [waiting.pop() for _ in range(min(num_ended, len(waiting)))]
+                await call.write(pb.RunRequest(seq=next(number), ack=message.seq, admits=admits))
+        seconds = time.perf_counter() - began
+        return Outcome(
+            seconds=seconds,
+            prompt_tokens=sum(map(len, case.prompts)),
+            output_tokens=produced,
+            median_step_us=sorted(steps_us)[len(steps_us) // 2],
+        )
+
+    def _admit(self, prompt: Sequence[int], output_tokens: int) -> pb.Admit:
+        number = next(self._ids)
+        admit = pb.Admit(requests=[number], prompt=prompt, order=number)
+        admit.sampling.max_tokens = output_tokens
+        admit.sampling.ignore_eos = True
+        admit.sampling.top_p = 1.0
+        admit.sampling.repetition_penalty = 1.0
+        return admit
