@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -159,3 +160,45 @@ async def test_a_message_over_the_limit_is_refused_and_the_server_lives_on(
             await stream.read()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await describe(address)).epoch == 7
+
+
+@pytest.mark.parametrize("error", [UnavailableError("planted"), None])
+async def test_a_stream_that_ends_while_a_write_is_stuck_sends_its_status_once_the_peer_reads(
+    tmp_path: Path, error: Exception | None
+) -> None:
+    large, stuck = b"x" * (1 << 20), asyncio.Event()
+
+    async def run(requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        async def write() -> None:
+            while True:
+                written.clear()
+                await context.write(large)
+                written.set()
+
+        written = asyncio.Event()
+        writing = asyncio.create_task(write())
+        # Flow control stops a peer that does not read: until then each write ends at once.
+        while True:
+            try:
+                await asyncio.wait_for(written.wait(), 0.2)
+            except TimeoutError:
+                break
+            await asyncio.sleep(0)
+        writing.cancel()
+        stuck.set()
+        if error is not None:
+            raise error
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(run)
+    server = RpcServer(f"unix:{tmp_path}/test.sock")
+    server.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bough.Test", {"Run": handler}),))
+    await server.start()
+    async with open_channel(server.address) as channel:
+        stream: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream("/bough.Test/Run")()
+        await stream.write(b"")
+        await stuck.wait()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await asyncio.wait_for(stream.read(), 10) is not grpc.aio.EOF:
+                pass
+        assert await stream.code() is (grpc.StatusCode.OK if error is None else grpc.StatusCode.UNAVAILABLE)
+    await server.stop(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -58,6 +59,39 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseExc
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
+class _SettledContext:
+    """A stream's context that never leaves a write behind.
+
+    Cancelling a write only stops waiting for it. gRPC refuses a status sent beside a write that is under way, and the
+    peer then waits for its end for ever. So writes go on by themselves, and the status comes after them: at once with
+    a peer that reads, and otherwise when it reads again or its connection is given up.
+    """
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """As the call's own."""
+        await self.settle()
+        writing = self._writing = asyncio.ensure_future(self._context.write(message))
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(writing)
+
+    async def abort(self, *arguments: Any, **named: Any) -> None:
+        """As the call's own, after the last write."""
+        await self.settle()
+        await self._context.abort(*arguments, **named)
+
+    async def settle(self) -> None:
+        """Wait until no write is under way."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait({self._writing})
+
+
 def _guard_unary(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
@@ -73,17 +107,19 @@ def _guard_unary(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaita
 def _guard_stream(handler: Callable[..., Any]) -> Callable[..., Any]:
     # Handlers are async generators or, where they use context.write, coroutines; the wrapper is always a coroutine.
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        settled: Any = _SettledContext(context)
         try:
-            result = handler(request, context)
+            result = handler(request, settled)
             if hasattr(result, "__aiter__"):
                 async for message in result:
-                    await context.write(message)
+                    await settled.write(message)
             else:
                 await result
+            await settled.settle()
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
         except Exception as error:
-            await abort_with(context, error)
+            await abort_with(settled, error)
 
     return guarded
 
