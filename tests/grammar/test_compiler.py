@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import parse_vocabulary, read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
-from bough.grammar.compiler import CompileError, Compiler
+from bough.grammar.compiler import MAX_WHITESPACE, CompileError, Compiler
 from tests.helpers.tokenizer_files import byte_fallback, byte_level, token_id, write_model_dir
 
 VOCAB_SIZE = 512
@@ -78,6 +78,16 @@ def test_special_tokens_and_padding_are_never_allowed_inside_an_output() -> None
     assert token_id(tokenizer, "<think>") in allowed, "an added token that is text"
     assert token_id(tokenizer, "<|im_start|>") not in allowed and eos not in allowed
     assert max(allowed) < tokenizer.get_vocab_size() < VOCAB_SIZE
+
+
+@pytest.mark.parametrize(("kind", "text"), [(GrammarKind.JSON_SCHEMA, SCHEMA), (GrammarKind.JSON_OBJECT, "")])
+def test_json_may_be_indented_but_not_filled_up_with_line_breaks(kind: GrammarKind, text: str) -> None:
+    tokenizer = byte_level()
+    matcher = _matcher(tokenizer, token_id(tokenizer, "<|im_end|>"), kind, text)
+    assert matcher.accept_string('{\n        "name" : "Ada"')
+    assert matcher.accept_string("\n" * MAX_WHITESPACE)
+    assert not matcher.accept_string("\n")
+    assert matcher.accept_string("}")
 
 
 @pytest.mark.parametrize("shape", ["byte level", "byte fallback", "demo"])

@@ -10,6 +10,12 @@ from bough.common.sampling import GrammarKind
 from bough.common.vocab import Vocabulary, xgrammar_tokenizer_info
 
 _ANY_OBJECT = '{"type": "object"}'
+MAX_WHITESPACE = 16
+"""Characters of white space in a row between the parts of a JSON text: room for the indentation of deep nesting.
+
+With no bound, a model that does not know how to go on puts line breaks until its tokens are used up.
+"""
+
 _SOURCE_PREFIX = re.compile(r"^\[[\d:]+\] \S+?:\d+: (?:Check failed: \(.*?\) is (?:false|true): )?")
 
 
@@ -42,7 +48,7 @@ class Compiler:
                 compiled = self._compiler.compile_regex(text)
             else:
                 schema = _ANY_OBJECT if kind is GrammarKind.JSON_OBJECT else text
-                compiled = self._compiler.compile_json_schema(schema)
+                compiled = self._compiler.compile_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE)
             serialized: str = compiled.serialize_json()
         except (RuntimeError, ValueError, TypeError) as error:
             if "bad_alloc" in str(error):
