@@ -60,36 +60,39 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseExc
 
 
 class _SettledContext:
-    """A stream's context that never leaves a write behind.
+    """A stream's context whose first write is never left behind.
 
-    Cancelling a write only stops waiting for it. gRPC refuses a status sent beside a write that is under way, and the
-    peer then waits for its end for ever. So writes go on by themselves, and the status comes after them: at once with
-    a peer that reads, and otherwise when it reads again or its connection is given up.
+    Cancelling a write only stops waiting for it. The first one carries the initial metadata, which grpc.aio would send
+    again with the status, since it has not seen them arrive; the core refuses that, and the peer then waits for the end
+    of the stream for ever. So the first write goes on by itself, and whatever follows waits for it.
     """
 
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self._context = context
-        self._writing: asyncio.Future[None] | None = None
+        self._first: asyncio.Future[None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def write(self, message: Any) -> None:
         """As the call's own."""
-        await self.settle()
-        writing = self._writing = asyncio.ensure_future(self._context.write(message))
-        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(writing)
+        if self._first is None:
+            self._first = asyncio.ensure_future(self._context.write(message))
+            self._first.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(self._first)
+        else:
+            await self.settle()
+            await self._context.write(message)
 
     async def abort(self, *arguments: Any, **named: Any) -> None:
-        """As the call's own, after the last write."""
+        """As the call's own."""
         await self.settle()
         await self._context.abort(*arguments, **named)
 
     async def settle(self) -> None:
-        """Wait until no write is under way."""
-        if self._writing is not None and not self._writing.done():
-            await asyncio.wait({self._writing})
+        """Wait until the first write is through, if there was one."""
+        if self._first is not None and not self._first.done():
+            await asyncio.wait({self._first})
 
 
 def _guard_unary(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
