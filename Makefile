@@ -52,8 +52,14 @@ protos: $(DEV) ## Generate protos/gen from protos/
 demo-model: $(DEV) ## Train the demo model anew (minutes on a GPU)
 	@$(BIN)/python -m bough.demo.train $(ARGS)
 
-bench: $(DEV) ## Measure speed and memory; prints the table of the README
-	@$(BIN)/bough bench $(ARGS)
+# Other engines are measured too where their environments are named: make bench PEER_VLLM=/path/to/python
+PEER_VLLM ?=
+PEER_TRANSFORMERS ?= $(BIN)/python
+BENCH = all --json .bench/result.json --peer-transformers $(PEER_TRANSFORMERS) \
+	$(if $(PEER_VLLM),--peer-vllm $(PEER_VLLM))
+
+bench: $(DEV) ## Measure speed and memory; the table of the README: make bench [PEER_VLLM=PYTHON] [ARGS="chat --rate 2"]
+	@exec $(BIN)/bough bench $(if $(ARGS),$(ARGS),$(BENCH))
 
 compose-test: $(DEV) ## Try the containers; needs a docker engine
 	@$(BIN)/python -m pytest tests/docker $(ARGS)

@@ -14,7 +14,7 @@ from bough.common.config import Settings
 from bough.common.errors import ModelError
 
 _EPILOG = """WHAT is one of
-  all                 everything below `docs/performance.md`, with the peers that are named (default)
+  all                 everything below `docs/performance.md`, with the peers that are named
   executor            one executor, driven directly: 1, 16, 64, 256 rows and prefill
   generator           what this load generator itself can take
   tokens, chat, shared-prefix, long-beside-short, burst, soak
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="bough bench", description="Measure speed and memory.", epilog=_EPILOG)
-    parser.add_argument("what", nargs="?", choices=_WHAT, default="all", metavar="WHAT")
+    parser.add_argument("what", choices=_WHAT, metavar="WHAT", help="see below")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result, with machine and commit")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same requests (default 0)")
 

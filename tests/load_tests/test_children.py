@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bough.load.children import PeerFailed, server, worker
+
+ECHO = """
+import json, sys
+print(json.dumps({"ready_s": 1}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"got": json.loads(line)}), flush=True)
+"""
+
+
+async def test_a_worker_answers_case_by_case_and_ends_with_its_block(tmp_path: Path) -> None:
+    async with worker([sys.executable, "-c", ECHO], tmp_path / "log") as echo:
+        await echo.wait_ready(10)
+        assert echo.ready == {"ready_s": 1}
+        assert await echo.ask({"a": [1] * 100_000}) == {"got": {"a": [1] * 100_000}}
+        process = echo._process
+    assert process.returncode is not None
+
+
+async def test_a_worker_that_dies_says_where_its_log_is(tmp_path: Path) -> None:
+    async with worker([sys.executable, "-c", "raise SystemExit('no engine')"], tmp_path / "log") as broken:
+        with pytest.raises(PeerFailed, match="log"):
+            await broken.wait_ready(10)
+    assert "no engine" in (tmp_path / "log").read_text()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_processes_below_a_server_end_with_it(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    program = f"import subprocess; p = subprocess.Popen(['sleep', '1000']); open({str(ready)!r}, 'w').write(str(p.pid))"
+    async with server([sys.executable, "-c", program + "; p.wait()"], tmp_path / "log"):
+        below = int(await asyncio.to_thread(ready.read_text))
+        assert is_running(below)
+    assert not is_running(below)

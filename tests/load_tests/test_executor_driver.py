@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from bough.common.rpc.channel import open_channel
+from bough.load.executor_driver import Case, ExecutorDriver, ExecutorFailed
+from bough.rpc.v1 import executor_pb2 as pb
+from bough.rpc.v1 import executor_pb2_grpc
+
+
+class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
+    """Gives every running request a token a step, and ends it with the last one it asked for."""
+
+    def __init__(self) -> None:
+        self.most_running = 0
+        self.prompts: list[list[int]] = []
+        self.fails = False
+
+    async def Describe(
+        self, request: pb.ExecutorDescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ExecutorDescribeResponse:
+        return pb.ExecutorDescribeResponse()
+
+    async def Run(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.RunRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        messages = aiter(request_iterator)
+        assert (await anext(messages)).HasField("attach")
+        await context.write(pb.RunResponse(attached=pb.ExecutorAttached(executor_epoch=1), seq=1))
+        left: dict[int, int] = {}
+        number = 1
+        while True:
+            if not left or any(count == 0 for count in left.values()):
+                left = {request: count for request, count in left.items() if count}
+                order = await anext(messages, None)
+                if order is None:
+                    return
+                for admit in order.admits:
+                    left[admit.requests[0]] = admit.sampling.max_tokens
+                    self.prompts.append(list(admit.prompt))
+                self.most_running = max(self.most_running, len(left))
+                if not left:
+                    return
+            left = {request: count - 1 for request, count in left.items()}
+            number += 1
+            message = pb.RunResponse(seq=number, gauges=pb.ExecutorGauges(step_us=7))
+            message.tokens.requests.extend(left)
+            message.tokens.tokens.extend([1] * len(left))
+            message.tokens.finish.extend([2 if count == 0 else 0 for count in left.values()])
+            if self.fails:
+                message.errors.add(request=1, code=13, message="broken")
+            await context.write(message)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[tuple[FakeExecutor, ExecutorDriver]]:
+    servicer, server = FakeExecutor(), grpc.aio.server()
+    executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = open_channel(f"127.0.0.1:{port}")
+    yield servicer, ExecutorDriver(channel, pid=0)
+    await channel.close()
+    await server.stop(None)
+
+
+async def test_all_prompts_run_at_once_and_all_tokens_are_counted(fake: tuple[FakeExecutor, ExecutorDriver]) -> None:
+    servicer, driver = fake
+    outcome = await driver.run(Case(prompts=[[5, 6], [7], [8]], output_tokens=4))
+    assert (outcome.output_tokens, outcome.prompt_tokens, outcome.median_step_us) == (12, 4, 7)
+    assert servicer.most_running == 3
+    assert sorted(servicer.prompts) == [[5, 6], [7], [8]]
+
+
+async def test_with_a_concurrency_the_next_request_starts_when_one_ends(
+    fake: tuple[FakeExecutor, ExecutorDriver],
+) -> None:
+    servicer, driver = fake
+    outcome = await driver.run(Case(prompts=[[number] for number in range(7)], output_tokens=3, concurrency=2))
+    assert outcome.output_tokens == 21
+    assert servicer.most_running == 2
+    assert len(servicer.prompts) == 7
+
+
+async def test_a_request_that_fails_ends_the_measurement(fake: tuple[FakeExecutor, ExecutorDriver]) -> None:
+    servicer, driver = fake
+    servicer.fails = True
+    with pytest.raises(ExecutorFailed, match="broken"):
+        await asyncio.wait_for(driver.run(Case(prompts=[[1]], output_tokens=1)), 10)
