@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -33,18 +34,13 @@ async def test_a_worker_that_dies_says_where_its_log_is(tmp_path: Path) -> None:
     assert "no engine" in (tmp_path / "log").read_text()
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
-    except OSError:
-        return False
-
-
 async def test_processes_below_a_server_end_with_it(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     os.mkfifo(ready)
     program = f"import subprocess; p = subprocess.Popen(['sleep', '1000']); open({str(ready)!r}, 'w').write(str(p.pid))"
     async with server([sys.executable, "-c", program + "; p.wait()"], tmp_path / "log"):
-        below = int(await asyncio.to_thread(ready.read_text))
-        assert is_running(below)
-    assert not is_running(below)
+        below = os.pidfd_open(int(await asyncio.to_thread(ready.read_text)))
+        assert select.select([below], [], [], 0)[0] == []
+    # Readable once the process has ended.
+    assert select.select([below], [], [], 30)[0] == [below]
+    os.close(below)

@@ -64,7 +64,10 @@ def test_the_report_shows_the_ratio_to_the_better_peer_and_the_share_of_the_exec
 
 
 def test_a_process_and_its_children_are_found() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    program = "print(flush=True); input()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"\n"
         assert process.pid in machine.children(os.getpid())
         assert machine.command_line(process.pid)[0] == sys.executable
         assert machine.usage(os.getpid()).resident_mb > machine.usage(process.pid).resident_mb > 0
