@@ -18,6 +18,7 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
 
     def __init__(self) -> None:
         self.most_running = 0
+        self.num_steps = 0
         self.prompts: list[list[int]] = []
         self.fails = False
 
@@ -48,6 +49,7 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
                     return
             left = {request: count - 1 for request, count in left.items()}
             number += 1
+            self.num_steps += 1
             message = pb.RunResponse(seq=number, gauges=pb.ExecutorGauges(step_us=7))
             message.tokens.requests.extend(left)
             message.tokens.tokens.extend([1] * len(left))
@@ -84,6 +86,7 @@ async def test_with_a_concurrency_the_next_request_starts_when_one_ends(
     outcome = await driver.run(Case(prompts=[[number] for number in range(7)], output_tokens=3, concurrency=2))
     assert outcome.output_tokens == 21
     assert servicer.most_running == 2
+    assert servicer.num_steps == 12  # four rounds of three: both ends of a round are replaced at once
     assert len(servicer.prompts) == 7
 
 

@@ -58,7 +58,7 @@ def test_the_report_shows_the_ratio_to_the_better_peer_and_the_share_of_the_exec
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert cells["1 row"] == ["300", "200", "", "1.50"]
     assert cells["64 rows"] == ["900", "300", "450", "2.00"]
-    assert cells["REST, bough streamed"][-1] == "0.90"
+    assert cells["REST, Bough, streamed"][-1] == "0.90"
     assert cells["gateway"] == ["20.0", "20.0", "0.4", "70"]
     assert "ready in 4.0 s" in report and "67 s" in report
 

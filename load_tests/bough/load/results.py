@@ -13,6 +13,8 @@ from bough.load import machine
 
 FORMAT = "bough-load/1"
 
+_TITLES = {"bough": "Bough", "vllm": "vLLM"}
+
 
 def document(kind: str, parameters: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
     """A result with everything needed to read it later.
@@ -76,10 +78,10 @@ def report(result: Mapping[str, Any]) -> str:
     """The tables of a whole comparison, as the README shows them."""
     measured, system = result["measured"], result["machine"]
     repeats = result["parameters"]["repeats"]
-    versions = {name: f"{name} {number}" for name, number in measured["offline"]["versions"].items()}
+    versions = {name: f"{_TITLES.get(name, name)} {number}" for name, number in measured["offline"]["versions"].items()}
     head = (
         f"{system['cores']} cores of {system['cpu']}, {system['memory_gib']} GiB, Python {system['python']}; commit "
-        f"{result['commit']}, {result['time'][:10]}, `{result['command']}`; median of {repeats}, in turns."
+        f"{result['commit']}, {result['time'][:10]}, `make bench`; median of {repeats}, in turns."
     )
     return "\n\n".join(
         [head, _offline_table(measured["offline"], versions), _server_table(measured), _cost_table(measured)]
@@ -105,7 +107,8 @@ def _server_table(measured: Mapping[str, Any]) -> str:
         latencies = [_ms(run["ttft_ms"]["p50"]), _ms(run["itl_ms"]["p50"]), _ms(run["itl_ms"]["p99"])]
         if "whole" in name:
             latencies = ["", "", ""]
-        rows.append([f"REST, {name}", f"{rate:,.0f}", *latencies, f"{rate / direct:.2f}"])
+        engine, how = name.split()
+        rows.append([f"REST, {_TITLES.get(engine, engine)}, {how}", f"{rate:,.0f}", *latencies, f"{rate / direct:.2f}"])
     return markdown(["64 at once, 256 requests, 128 in, 128 out", "tok/s", "TTFT p50", "ITL p50", "p99", "share"], rows)
 
 
