@@ -21,9 +21,10 @@ class PeerFailed(Exception):
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
-    """Ask a process to end, and kill it when it does not."""
+    """Ask a process to end, and kill it when it does not; a stopped one is woken for that."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
+        process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(process.wait(), _GRACE_S)
     except TimeoutError:
@@ -58,15 +59,24 @@ class Worker:
         self.ready: dict[str, Any] = {}
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Wait for its first line."""
+        """Wait for its first line. From then on it is stopped whenever it has no case to run."""
         self.ready = await self._read(timeout_s)
+        self._signal(signal.SIGSTOP)
 
     async def ask(self, case: Mapping[str, Any], timeout_s: float = 300.0) -> dict[str, Any]:
         """Have it run a case."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(case).encode() + b"\n")
         await self._process.stdin.drain()
-        return await self._read(timeout_s)
+        answer = await self._read(timeout_s)
+        self._signal(signal.SIGSTOP)
+        return answer
+
+    def _signal(self, number: signal.Signals) -> None:
+        # An engine that waits may still spin on the cores on which another one is being measured.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     async def _read(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
