@@ -171,10 +171,24 @@ def test_nobody_coming_back_cancels_running_requests_and_releases_ended_ones() -
     assert sorted(orphans) == [7, 8, 9]
     other = GatewayOutbox(lambda: None)
     router.on_resume(other, ResumePoint(9, 0, 0))
-    router.expire(orphans)
+    router.expire(gateway, orphans)
     upstream = _upstream(router)
     assert (upstream.cancels, upstream.released) == ([7], [8])
     assert router.num_live == 1
+
+
+def test_the_grace_of_an_earlier_broken_stream_does_not_end_what_was_resumed_and_orphaned_again() -> None:
+    router, first = _router()
+    router.on_submit(first, _submission(7))
+    _upstream(router)
+    earlier = router.close_gateway(first)
+    second = GatewayOutbox(lambda: None)
+    router.on_resume(second, ResumePoint(7, 0, 0))
+    later = router.close_gateway(second)
+    router.expire(first, earlier)
+    assert (_upstream(router).cancels, router.num_live) == ([], 1)
+    router.expire(second, later)
+    assert (_upstream(router).cancels, router.num_live) == ([7], 0)
 
 
 def test_a_submission_that_was_never_answered_is_sent_again_and_an_answered_one_resumed() -> None:

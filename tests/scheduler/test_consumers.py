@@ -32,6 +32,16 @@ def test_a_request_cancelled_before_its_order_left_is_never_ordered() -> None:
     world.assert_empty()
 
 
+def test_a_consumer_cannot_release_what_another_one_has_taken_over() -> None:
+    world = World()
+    call = world.submit(submission(1))
+    first, world.consumer = world.consumer, world.new_consumer()
+    world.core.on_resume(world.consumer, 1, 0)
+    world.core.on_released(first, 1)
+    world.run()
+    assert world.inbox.tokens[1] == expected_tokens(call)
+
+
 def test_a_consumer_cannot_cancel_what_another_one_has_taken_over() -> None:
     world = World()
     call = world.submit(submission(1))
@@ -53,7 +63,7 @@ def test_a_stop_string_cuts_the_record_and_frees_the_executor() -> None:
     assert update is not None
     [row] = update.tokens.rows()
     assert (row.tokens, row.finish) == (expected_tokens(call)[:2], FinishReason.STOP_STRING)
-    world.core.on_released(1)
+    world.core.on_released(world.consumer, 1)
     world.assert_empty()
 
 

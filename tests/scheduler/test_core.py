@@ -26,7 +26,7 @@ def test_a_request_gets_its_tokens_its_end_and_is_forgotten_when_released() -> N
     assert world.inbox.tokens[1] == expected_tokens(call)
     assert world.inbox.finish[1] is FinishReason.LENGTH
     assert [(s.request, s.cached_tokens) for s in world.inbox.started] == [(1, 0)]
-    world.core.on_released(1)
+    world.core.on_released(world.consumer, 1)
     world.assert_empty()
 
 

@@ -123,7 +123,7 @@ def test_a_request_whose_executors_keep_dying_without_a_token_fails_at_last() ->
         world.restart()
     world.receive()
     assert world.inbox.finish[1] is FinishReason.ERROR
-    world.core.on_released(1)
+    world.core.on_released(world.consumer, 1)
     world.assert_empty()
 
 

@@ -152,7 +152,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if request in self.world.inbox.finish:
             self.check_ended(request)
             del self.alive[request]
-            self.world.core.on_released(request)
+            self.world.core.on_released(self.world.consumer, request)
             assert request not in self.world.core.ledger.records
 
     @rule(seconds=st.sampled_from([0.5, EXECUTOR_GRACE_S, 11.0]))
@@ -199,7 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.receive()
         for request in list(self.alive):
             self.check_ended(request)
-            self.world.core.on_released(request)
+            self.world.core.on_released(self.world.consumer, request)
         self.world.pass_time(60)
         self.world.assert_empty()
         for executor in self.executors:

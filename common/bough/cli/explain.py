@@ -10,7 +10,7 @@ from bough.common.model import ModelFiles, read_model_files
 _MEASURED = {
     "threads": "the physical cores that the executor may use, counted at start",
     "kv_pages": "measured by the executor at start: pages of 16 tokens that fit beside the largest step",
-    "max_rows": "256 on a CPU, fewer where the pool has fewer pages",
+    "max_rows": "256 on a CPU",
     "token_budget": "1024 on a CPU, and always more than max_rows",
 }
 _UNSET = {

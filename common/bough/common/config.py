@@ -57,11 +57,9 @@ class Settings(BaseModel):
         default=None, ge=1, description="Executor's compute threads; physical cores when absent"
     )
     kv_pages: int | None = Field(default=None, ge=2, description="Pages of the KV pool; measured at start when absent")
-    max_rows: int | None = Field(
-        default=None, ge=1, description="Requests running at once; derived from the pool when absent"
-    )
+    max_rows: int | None = Field(default=None, ge=1, description="Requests running at once; 256 on a CPU when absent")
     token_budget: int | None = Field(
-        default=None, ge=1, description="Tokens computed in a step at most; derived when absent"
+        default=None, ge=1, description="Tokens computed in a step at most; 1024 on a CPU when absent"
     )
 
     policy: Policy = Field(

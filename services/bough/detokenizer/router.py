@@ -41,6 +41,8 @@ class _Request:
 
     gateway: GatewayOutbox | None
     """None while its gateway's stream is broken."""
+    orphaned_by: GatewayOutbox | None = None
+    """The stream whose end left it without a gateway; another one may have come and gone since an earlier end."""
     sent_position: int = 0
     sent_offset: int = 0
     """What the gateway has, in tokens and characters."""
@@ -115,7 +117,7 @@ class Router:
         entry = self._requests.get(point.request)
         if entry is None:
             entry = self._requests[point.request] = _Request(gateway)
-        entry.gateway = gateway
+        entry.gateway, entry.orphaned_by = gateway, None
         entry.sent_position, entry.sent_offset = point.position, point.text_offset
         if entry.call is not None and not entry.call.confirmed:
             return  # nothing was produced yet, so nothing can have been missed
@@ -144,14 +146,15 @@ class Router:
         """A gateway's stream broke; returns its requests, which wait to be resumed."""
         orphans = tuple(request for request, entry in self._requests.items() if entry.gateway is gateway)
         for request in orphans:
-            self._requests[request].gateway = None
+            entry = self._requests[request]
+            entry.gateway, entry.orphaned_by = None, gateway
         return orphans
 
-    def expire(self, orphans: tuple[int, ...]) -> None:
-        """End those of the requests that nobody has resumed."""
+    def expire(self, gateway: GatewayOutbox, orphans: tuple[int, ...]) -> None:
+        """End those of the requests that nobody has resumed since this gateway's stream broke."""
         for request in orphans:
             entry = self._requests.get(request)
-            if entry is None or entry.gateway is not None:
+            if entry is None or entry.orphaned_by is not gateway:
                 continue
             ended = entry.finish is not FinishReason.NONE
             (self._upstream.released if ended else self._upstream.cancels).append(request)

@@ -22,8 +22,9 @@ from bough.common.codec import (
     encode_identity,
     encode_resume,
 )
-from bough.common.errors import InvalidRequestError, UnavailableError
+from bough.common.errors import InvalidRequestError, UnavailableError, code_number
 from bough.common.model import ModelIdentity, check_same_model
+from bough.common.requests import RequestFailure
 from bough.common.rpc.server import READY_SERVICE
 from bough.common.rpc.streams import ReconnectingStream, StreamWriter, pump
 from bough.detokenizer.codec import encode_outgoing, encode_upstream
@@ -123,17 +124,28 @@ class DetokenizerServicer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
             orphans = self._router.close_gateway(outbox)
             if orphans:
                 logger.info("gateway %s left %d requests; they wait %.0f s", peer, len(orphans), self._orphan_grace_s)
-                asyncio.get_running_loop().call_later(self._orphan_grace_s, self._router.expire, orphans)
+                asyncio.get_running_loop().call_later(self._orphan_grace_s, self._router.expire, outbox, orphans)
 
     def _receive(self, outbox: GatewayOutbox, message: pb.DetokenizerRequest) -> None:
         for submit in message.submits:
-            self._router.on_submit(outbox, decode_submission(submit))
+            self._submit(outbox, submit)
         for resume in message.resumes:
             self._router.on_resume(outbox, decode_resume(resume))
         for request in message.cancels:
             self._router.on_cancel(request)
         for request in message.released:
             self._router.on_released(request)
+
+    def _submit(self, outbox: GatewayOutbox, submit: common_pb2.Submit) -> None:
+        try:
+            submission = decode_submission(submit)
+        except ValueError as error:
+            # One malformed call must not end the stream that carries everybody else's.
+            refusal = InvalidRequestError(f"sampling is malformed: {error}", field="sampling")
+            for request in submit.requests:
+                outbox.add_failure(RequestFailure(request, code_number(refusal), str(refusal)))
+            return
+        self._router.on_submit(outbox, submission)
 
 
 class SchedulerLink:

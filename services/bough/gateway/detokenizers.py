@@ -224,10 +224,18 @@ class DetokenizerPool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):
                 while (copy := self._least_loaded()) is None:
-                    self._waiters.append(asyncio.get_running_loop().create_future())
-                    await self._waiters[-1]
+                    await self._next_attachment()
                 return copy
         raise UnavailableError(self.trouble())
+
+    async def _next_attachment(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     async def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids, from any copy."""

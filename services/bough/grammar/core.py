@@ -48,11 +48,6 @@ class Grammars:
         self.format_version = format_version
         self._cache = SingleFlightCache(max_bytes)
 
-    @property
-    def cache_bytes(self) -> int:
-        """Size of the compiled forms kept."""
-        return self._cache.size_bytes
-
     async def compile(self, kind: GrammarKind, text: str) -> Compiled:
         """Compile a source, or find it compiled.
 

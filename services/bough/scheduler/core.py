@@ -153,9 +153,9 @@ class Scheduler:
         self._end(record, FinishReason.STOP_STRING, announce=False)
         self._dispatch()
 
-    def on_released(self, request: int) -> None:
+    def on_released(self, consumer: Consumer, request: int) -> None:
         """The client has everything of a request: forget it."""
-        record = self.ledger.records.get(request)
+        record = self._owned(consumer, request)
         if record is not None:
             self._abandon(record)
 

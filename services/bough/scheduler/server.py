@@ -127,7 +127,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         for request, length in zip(message.stopped, message.stopped_lengths, strict=True):
             core.on_stopped(consumer, request, length)
         for request in message.released:
-            core.on_released(request)
+            core.on_released(consumer, request)
         self._settled()
 
     def _on_submit(self, consumer: Consumer, submit: common_pb2.Submit) -> None:
