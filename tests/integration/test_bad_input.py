@@ -90,6 +90,13 @@ def test_a_body_of_100_mb_is_refused_and_others_are_served_meanwhile(server: Ser
     assert server.post(PLAIN, **TEXT).status_code == 200
 
 
+def test_an_expression_that_nothing_matches_is_the_clients_error(server: Server) -> None:
+    body = {"model": "bough-demo", "prompt": "Once", "regex": "[^\\s\\S]", "max_tokens": 6}
+    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30)
+    assert response.status_code == 400
+    assert "the grammar allows no output" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("schema", "word"),
     [({"type": "strange"}, "strange"), ({"$ref": "#/nowhere"}, "nowhere"), ({"type": "string", "pattern": "("}, "")],

@@ -25,6 +25,7 @@ from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepRepor
 from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
+from bough.executor.sampling.sampler import NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import StepArrays, StepPlan
 
@@ -224,7 +225,11 @@ class Engine:
                 if (entry_logprobs := drawn.logprobs[line]) is not None:
                     columns.logprobs[first + index] = entry_logprobs
         for line, reason in drawn.failed.items():
-            self._fail(running[line], INTERNAL, reason, position=drawn.positions[line])
+            code = INTERNAL
+            if reason == NOTHING_ALLOWED and running[line].matcher is not None:
+                # The client's fault: a schema or expression that no output can satisfy.
+                code, reason = INVALID, "response_format: the grammar allows no output; a satisfiable one is accepted"
+            self._fail(running[line], code, reason, position=drawn.positions[line])
 
     def _look_closer(self, running: Running, token: int, line: int, drawn: Drawn) -> FinishReason:
         """Deal with a row that is not plain; its finish reason, or a failure noted in `drawn`."""

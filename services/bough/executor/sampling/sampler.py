@@ -20,6 +20,9 @@ from bough.executor.sampling.min_tokens import MinTokens
 from bough.executor.sampling.noise import Noise
 from bough.executor.sampling.penalties import Penalties
 
+NOTHING_ALLOWED = "no token is allowed: all logits are -inf"
+"""Why a line fails in which masks and biases left nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleResult:
@@ -155,6 +158,6 @@ def _failures(tokens: Tensor, maxima: Tensor) -> dict[int, str]:
     lines = np.flatnonzero(~finite)
     tokens[lines] = 0
     return {
-        line: "no token is allowed: all logits are -inf" if value == -torch.inf else f"the logits contain {value}"
+        line: NOTHING_ALLOWED if value == -torch.inf else f"the logits contain {value}"
         for line, value in zip(lines.tolist(), maxima[lines].tolist(), strict=True)
     }
