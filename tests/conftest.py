@@ -1,0 +1,12 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HAS_GPU = Path("/dev/nvidiactl").exists()
+
+if not HAS_GPU:
+    # Before any kernel is imported: Triton decides when a kernel is defined whether it is compiled or interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
