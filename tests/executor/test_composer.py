@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bough.common.sampling import SamplingParams
-from bough.executor.composer import ComposerLimits
 from bough.executor.sequence import Sequence, SequenceStatus
+from bough.executor.step import ComposerLimits
 from tests.executor.cache.fake_model import FakeEngine, generate_alone
 
 
@@ -160,7 +160,7 @@ def test_a_prompt_over_the_context_fails_and_names_the_limit() -> None:
     engine = FakeEngine(num_pages=4, page_size=4, max_rows=4, token_budget=64)
     engine.composer.add(make(1, [1] * 33))
     plan = engine.compose()
-    assert plan is not None and plan.arrays is None
+    assert plan is not None and not plan.num_rows
     assert plan.failed[0].reason == "33 tokens exceed the maximum context of 32 tokens"
     assert engine.composer.num_waiting == 0
 
@@ -233,10 +233,10 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(RuntimeError, match="before the last plan"):
         engine.compose()
     with pytest.raises(ValueError, match="1 rows sample in this step, got 2"):
-        engine.composer.complete(plan, [1, 2])
+        engine.composer.record(plan.sampling, [1, 2])
     engine.complete(plan)
     with pytest.raises(RuntimeError, match="not under way"):
-        engine.composer.complete(plan, [1])
+        engine.composer.advance(plan)
     with pytest.raises(ValueError, match="token_budget must be greater than max_rows"):
         ComposerLimits(max_rows=8, token_budget=8, max_context=10)
 

@@ -24,15 +24,28 @@ class ComposerMachine(RuleBasedStateMachine):
         max_rows=st.sampled_from([1, 2, 4, 8]),
         spare_budget=st.sampled_from([1, 3, 8, 30]),
         headroom_pages=st.sampled_from([0, 1, 3]),
+        run_ahead=st.sampled_from([0, 0, 1, 2, 3]),
+        knows_length=st.booleans(),
     )
-    def begin(self, num_pages: int, page_size: int, max_rows: int, spare_budget: int, headroom_pages: int) -> None:
+    def begin(
+        self,
+        num_pages: int,
+        page_size: int,
+        max_rows: int,
+        spare_budget: int,
+        headroom_pages: int,
+        run_ahead: int,
+        knows_length: bool,
+    ) -> None:
         self.engine = FakeEngine(
             num_pages=num_pages,
             page_size=page_size,
             max_rows=max_rows,
             token_budget=max_rows + spare_budget,
             headroom_pages=headroom_pages,
+            run_ahead=run_ahead,
         )
+        self.knows_length = knows_length
         self.sequences: list[Sequence] = []
         self.cancelled: set[int] = set()
 
@@ -50,6 +63,7 @@ class ComposerMachine(RuleBasedStateMachine):
                 tokens=list(prompt),
                 num_prompt=len(prompt),
                 params=SamplingParams(max_tokens=max_tokens),
+                max_length=len(prompt) + max_tokens if self.knows_length else 1 << 62,
                 order=order,
                 namespace=namespace,
             )

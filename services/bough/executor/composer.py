@@ -3,6 +3,10 @@
 All decodes first, one token each; then prefill chunks in the scheduler's order under the token budget, those already
 started before new ones. Pages of a whole prompt are taken at admission, so only decodes ever run short; then the
 sequence that comes last in the order gives way. Nothing here knows what a token or a page means to the model.
+
+Steps may be composed before the tokens of earlier ones are known: what a step computes depends on how many tokens there
+are, not on which. So a plan is advanced when it is launched (counters, pages) and recorded when its tokens are there.
+Whatever is released meanwhile may be handed out at once, since launched steps run in order.
 """
 
 from __future__ import annotations
@@ -10,48 +14,21 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bough.common.prefix_hash import TOKEN_BYTES
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import Match, Node, RadixTree
 from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.row_table import RowTable
+from bough.executor.running_set import RunningSet, rank
 from bough.executor.sequence import Sequence, SequenceStatus
-from bough.executor.step import FailedSequence, PageCopy, RowWork, StepPlan
-
-_HAS_ROW = (SequenceStatus.PREFILLING, SequenceStatus.DECODING)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComposerLimits:
-    """What one step and one sequence may use at most."""
-
-    max_rows: int
-    token_budget: int
-    """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
-    max_context: int
-    """Tokens of one sequence, prompt and generated."""
-    headroom_pages: int = 4
-    """Pages that admission leaves free for each running row's next tokens (fewer if its `max_tokens` needs fewer)."""
-
-    def __post_init__(self) -> None:
-        """Refuses limits under which the composer could not make progress."""
-        if self.max_rows < 1 or self.max_context < 1 or self.headroom_pages < 0:
-            raise ValueError(f"max_rows and max_context must be positive, headroom_pages not negative: {self}")
-        if self.token_budget <= self.max_rows:
-            raise ValueError(f"token_budget must be greater than max_rows ({self.max_rows}), got {self.token_budget}")
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.order, sequence.request_id
+from bough.executor.step import ComposerLimits, FailedSequence, PageCopy, RowWork, StepPlan
 
 
 class StepComposer:
-    """Owns the sequences of an executor; `compose` and `complete` alternate, other calls may come at any time."""
+    """Owns the sequences of an executor; `compose` and `advance` alternate, other calls may come at any time."""
 
     def __init__(self, *, pool: PagePool, tree: RadixTree, limits: ComposerLimits) -> None:
         self.limits = limits
@@ -62,10 +39,8 @@ class StepComposer:
         self.table = RowTable(max_rows=limits.max_rows, max_pages=max_pages, page_size=pool.page_size)
         self._prefixes = PrefixesInProgress(page_size=pool.page_size)
         self._sequences: dict[int, Sequence] = {}
-        self._waiting: list[Sequence] = []  # by rank, as is _prefilling
-        self._prefilling: list[Sequence] = []
-        self._decoding: list[Sequence] = []
-        self._decode_rows: npt.NDArray[np.int64] | None = None  # rows of _decoding; None when outdated
+        self._waiting: list[Sequence] = []  # by rank
+        self._running = RunningSet()
         self._headroom_pages = 0
         self._plan: StepPlan | None = None
         self._ending: list[Sequence] = []
@@ -75,7 +50,7 @@ class StepComposer:
     @property
     def num_running(self) -> int:
         """Sequences that have a row."""
-        return len(self._prefilling) + len(self._decoding)
+        return len(self._running)
 
     @property
     def num_waiting(self) -> int:
@@ -125,12 +100,12 @@ class StepComposer:
         if sequence is None:
             return
         sequence.order = order
-        self._waiting.sort(key=_rank)
-        self._prefilling.sort(key=_rank)
+        self._waiting.sort(key=rank)
+        self._running.sort()
         self._may_admit = True
 
     def cancel(self, request_id: int) -> Sequence | None:
-        """Ends a request: at once, or at `complete` if it is part of the step under way. None if unknown."""
+        """Ends a request: at once, or at `advance` if it is part of the composed step. None if unknown."""
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self.finish(sequence)
@@ -141,7 +116,7 @@ class StepComposer:
         if sequence.status is SequenceStatus.ENDED:
             return
         plan = self._plan
-        if plan is not None and sequence.status in _HAS_ROW and any(row is sequence for row in _sequences_of(plan)):
+        if plan is not None and sequence.row is not None and any(row is sequence for row in _sequences_of(plan)):
             if sequence not in self._ending:
                 self._ending.append(sequence)
             return
@@ -151,98 +126,123 @@ class StepComposer:
         """Decides the next step; None if there is nothing to do or to report.
 
         Raises:
-            RuntimeError: the last plan is not completed.
+            RuntimeError: the last plan is not advanced.
         """
         if self._plan is not None:
-            raise RuntimeError("compose before the last plan was completed")
-        plan = StepPlan()
+            raise RuntimeError("compose before the last plan was advanced")
+        plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
-        budget = self.limits.token_budget - len(self._decoding)
-        for sequence in self._prefilling:
+        budget = self.limits.token_budget - len(self._running.decoding)
+        for sequence in self._running.prefilling:
             if budget < 1:
                 break
             budget -= self._add_chunk(sequence, plan, budget)
         # A step that took pages away starts nobody: the freed pages are for those who still run.
         if not plan.retracted or not self.num_running:
             self._admit_waiting(plan, budget)
-        if self._decoding:
-            plan.decodes = self._decoding.copy()
+        if self._running.decoding:
+            plan.decodes = self._running.decoding.copy()
+            plan.decode_rows = self._running.decode_rows
         if plan.num_rows:
-            plan.arrays = self.table.assemble(self._current_decode_rows(), plan.chunks)
             self._plan = plan
         elif not plan.retracted and not plan.failed:
             return None
         return plan
 
-    def complete(self, plan: StepPlan, tokens: Items[int]) -> None:
-        """Records a computed step: the K/V of its rows is valid, and those that sampled have one more token.
+    def advance(self, plan: StepPlan) -> None:
+        """Notes that a step is launched: the K/V of its rows counts as computed, those that sample have one token more.
 
         Args:
             plan: the last one of `compose` that had rows.
-            tokens: one per sequence of `plan.sampling`, in that order.
 
         Raises:
-            RuntimeError: the plan is not the one under way.
-            ValueError: the number of tokens is wrong.
+            RuntimeError: the plan is not the composed one.
         """
         if plan is not self._plan:
             raise RuntimeError("this plan is not under way")
-        num_decodes = len(plan.decodes)
-        num_samples = num_decodes + sum(work.samples for work in plan.chunks)
-        if len(tokens) != num_samples:
-            raise ValueError(f"{num_samples} rows sample in this step, got {len(tokens)} tokens")
         self._plan = None
-        if num_decodes:
-            self._complete_decodes(plan, tokens[:num_decodes])
-        self._complete_chunks(plan, iter(tokens[num_decodes:]))
+        if plan.decodes:
+            self._advance_decodes(plan)
+        self._advance_chunks(plan)
         ending, self._ending = self._ending, []
         for sequence in ending:
             self._end(sequence)
 
+    def record(self, sampling: Items[Sequence], tokens: Items[int]) -> None:
+        """Notes the tokens of an advanced step; those of sequences that have ended since are dropped.
+
+        Args:
+            sampling: the plan's `sampling`.
+            tokens: one for each of them.
+
+        Raises:
+            ValueError: the number of tokens is wrong.
+        """
+        if len(tokens) != len(sampling):
+            raise ValueError(f"{len(sampling)} rows sample in this step, got {len(tokens)} tokens")
+        last_token, page_size = self.table.last_token, self._page_size
+        for sequence, token in zip(sampling, tokens, strict=True):
+            if sequence.status is SequenceStatus.ENDED:
+                continue
+            known = sequence.tokens
+            sequence.num_pending -= 1
+            if sequence.row is None:
+                known.append(token)
+                if not sequence.num_pending:  # it gave way while its last tokens were under way
+                    self._enqueue([sequence])
+                continue
+            if len(known) % page_size == 0 and len(known) > sequence.num_published * page_size:
+                self._publish(sequence)
+            known.append(token)
+            last_token[sequence.row] = token
+
     def abandon(self, plan: StepPlan) -> list[Sequence]:
-        """Gives up a step that could not be computed: its sequences end, nothing of the step goes to the cache.
+        """Gives up a step that could not be launched: nothing of it goes to the cache.
+
+        Its prefills end, and the rows whose page copies it should have made; decodes stay and are composed again. A
+        step of decodes alone ends them all.
 
         Returns:
             The ended sequences, which the caller must report.
 
         Raises:
-            RuntimeError: the plan is not the one under way.
+            RuntimeError: the plan is not the composed one.
         """
         if plan is not self._plan:
             raise RuntimeError("this plan is not under way")
         self._plan = None
-        self._ending.clear()
         unsure = {copy.dst for copy in plan.copies}
-        sequences = _sequences_of(plan)
-        for sequence in sequences:
-            if not unsure.isdisjoint(sequence.pages):
+        ended = []
+        for sequence in _sequences_of(plan):
+            is_unsure = not unsure.isdisjoint(sequence.pages)
+            if is_unsure:
                 sequence.num_computed = sequence.num_published * self._page_size
-            self._end(sequence)
-        return sequences
+            is_offender = not plan.chunks or sequence.status is SequenceStatus.PREFILLING
+            if is_unsure or is_offender or sequence in self._ending:
+                self._end(sequence)
+                ended.append(sequence)
+        self._ending.clear()
+        return ended
 
-    def _complete_decodes(self, plan: StepPlan, tokens: Items[int]) -> None:
-        assert plan.arrays is not None
-        rows = plan.arrays.rows[: len(plan.decodes)]
-        self.table.last_token[rows] = tokens
-        self.table.position[rows] += 1
-        for sequence, token in zip(plan.decodes, tokens, strict=True):
-            sequence.tokens.append(token)
+    def _advance_decodes(self, plan: StepPlan) -> None:
+        self.table.position[plan.decode_rows] += 1
+        at_end = []
+        for sequence in plan.decodes:
             sequence.num_computed += 1
-        filled = np.flatnonzero(self.table.position[rows] % self._page_size == 0)
-        for index in filled.tolist():
-            self._publish(plan.decodes[index])
+            sequence.num_pending += 1
+            if sequence.num_computed + 1 >= sequence.max_length:
+                at_end.append(sequence)
+        self._running.finish_decoding(at_end)
 
-    def _complete_chunks(self, plan: StepPlan, tokens: Iterable[int]) -> None:
-        next_tokens = iter(tokens)
+    def _advance_chunks(self, plan: StepPlan) -> None:
         for work in plan.chunks:
             sequence = work.sequence
             sequence.num_computed += work.num_tokens
             self._publish(sequence, with_tail=work.samples)
             if work.samples:
-                sequence.tokens.append(next(next_tokens))
-                self._prefilling.remove(sequence)
                 self._prefixes.unregister(sequence)
-                self._start_decoding(sequence)
+                self._running.remove(sequence)
+                self._start_decoding(sequence, num_pending=1)
             else:
                 assert sequence.node is not None
                 self._prefixes.register(sequence, self._tree.end_hash(sequence.node))
@@ -251,17 +251,11 @@ class StepComposer:
 
     # Rows that run.
 
-    def _current_decode_rows(self) -> npt.NDArray[np.int64]:
-        if self._decode_rows is None:
-            self._decode_rows = np.array([sequence.row for sequence in self._decoding], np.int64)
-        return self._decode_rows
-
-    def _start_decoding(self, sequence: Sequence) -> None:
-        sequence.status = SequenceStatus.DECODING
+    def _start_decoding(self, sequence: Sequence, *, num_pending: int = 0) -> None:
         sequence.key = None
-        self._decoding.append(sequence)
-        self._decode_rows = None
         self.table.start_decoding(sequence)
+        sequence.num_pending += num_pending
+        self._running.start_decoding(sequence)
 
     def _add_chunk(self, sequence: Sequence, plan: StepPlan, budget: int) -> int:
         """Schedules as much of a prefill as the budget allows; returns the number of tokens."""
@@ -278,30 +272,38 @@ class StepComposer:
 
     def _grow_decodes(self, plan: StepPlan) -> None:
         """Gives a page to each decode whose next token begins one."""
-        if not self._decoding:
+        decoding = self._running.decoding
+        if not decoding:
             return
-        positions = self.table.position[self._current_decode_rows()]
+        positions = self.table.position[self._running.decode_rows]
         due = np.flatnonzero(positions % self._page_size == 0).tolist()
-        for sequence in [self._decoding[index] for index in due]:
+        for sequence in [decoding[index] for index in due]:
             has_page = len(sequence.pages) * self._page_size > sequence.num_computed
             if not has_page and sequence.status is SequenceStatus.DECODING:
                 self._grow(sequence, plan)
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:
-        if len(sequence.pages) == self.table.max_pages:
-            self._fail(sequence, plan, f"the sequence reached the maximum of {self.limits.max_context} tokens")
-            return
-        while (pages := self._take_pages(1)) is None:
-            if self.num_running == 1:
-                self._fail(sequence, plan, self._too_small(len(sequence.pages) + 1))
+        is_full = len(sequence.pages) == self.table.max_pages
+        while is_full or (pages := self._take_pages(1)) is None:
+            if is_full or self.num_running == 1:
+                self._give_up(sequence, plan)
                 return
-            victim = max(self._prefilling + self._decoding, key=_rank)
+            victim = self._running.last_to_give_way()
             self._retract(victim, plan)
             if victim is sequence:
                 return
         assert sequence.row is not None
-        self.table.page_table[sequence.row, len(sequence.pages)] = pages[0]
+        self.table.grow(sequence.row, len(sequence.pages), pages[0])
         sequence.pages += pages
+
+    def _give_up(self, sequence: Sequence, plan: StepPlan) -> None:
+        """Ends a sequence that can never have the page it needs, unless a token under way may be its last one."""
+        if sequence.num_pending:
+            self._retract(sequence, plan)
+        elif len(sequence.pages) == self.table.max_pages:
+            self._fail(sequence, plan, f"the sequence reached the maximum of {self.limits.max_context} tokens")
+        else:
+            self._fail(sequence, plan, self._too_small(len(sequence.pages) + 1))
 
     def _take_pages(self, num_pages: int) -> list[int] | None:
         missing = num_pages - self._pool.num_free
@@ -316,8 +318,8 @@ class StepComposer:
         sequence does not use. What follows stays private until the end.
         """
         first = sequence.num_published
-        num_full = sequence.num_computed // self._page_size
-        end = sequence.num_computed if with_tail else num_full * self._page_size
+        num_full = sequence.num_known // self._page_size
+        end = sequence.num_known if with_tail else num_full * self._page_size
         start = first * self._page_size
         if sequence.is_diverted or end <= start:
             return
@@ -335,7 +337,7 @@ class StepComposer:
     def _enqueue(self, sequences: Iterable[Sequence]) -> None:
         for sequence in sequences:
             sequence.status = SequenceStatus.WAITING
-            insort(self._waiting, sequence, key=_rank)
+            insort(self._waiting, sequence, key=rank)
             self._may_admit = True
 
     def _admit_waiting(self, plan: StepPlan, budget: int) -> None:
@@ -428,8 +430,7 @@ class StepComposer:
         if sequence.num_uncomputed == 1:
             self._start_decoding(sequence)
             return
-        sequence.status = SequenceStatus.PREFILLING
-        insort(self._prefilling, sequence, key=_rank)
+        self._running.start_prefilling(sequence)
         self._prefixes.register(sequence, page_hash)
 
     @property
@@ -442,7 +443,9 @@ class StepComposer:
         """Takes row and pages from a running sequence; it keeps its tokens and waits to resume."""
         self._release(sequence)
         plan.retracted.append(sequence)
-        self._enqueue([sequence])
+        sequence.status = SequenceStatus.WAITING
+        if not sequence.num_pending:  # else it cannot be computed again before its tokens are known
+            self._enqueue([sequence])
 
     def _fail(self, sequence: Sequence, plan: StepPlan, reason: str) -> None:
         plan.failed.append(FailedSequence(sequence=sequence, reason=reason))
@@ -454,7 +457,8 @@ class StepComposer:
 
     def _end(self, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.WAITING:
-            self._waiting.remove(sequence)
+            if not sequence.num_pending:
+                self._waiting.remove(sequence)
             self._may_admit = True
         elif sequence.status is SequenceStatus.PARKED:
             self._prefixes.unpark(sequence)
@@ -467,15 +471,12 @@ class StepComposer:
     def _release(self, sequence: Sequence) -> None:
         """Publishes what a running sequence computed and gives back its row, locks and pages."""
         if sequence.status is SequenceStatus.PREFILLING:
-            self._prefilling.remove(sequence)
             self._prefixes.unregister(sequence)
-        else:
-            self._decoding.remove(sequence)
-            self._decode_rows = None
+        self._running.remove(sequence)
         assert sequence.node is not None and sequence.row is not None
         first = sequence.num_published
-        num_used = -(-sequence.num_computed // self._page_size)
-        key = sequence.packed(first * self._page_size, sequence.num_computed)
+        num_used = -(-sequence.num_known // self._page_size)
+        key = sequence.packed(first * self._page_size, sequence.num_known)
         extension = self._tree.extend(sequence.node, key, sequence.pages[first:num_used])
         self._tree.unlock(extension.node)
         self._pool.free(extension.unused + sequence.pages[num_used:])

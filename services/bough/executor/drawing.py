@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bough.common.sampling import TokenLogprobs
+from bough.executor.pipeline.base import Drawn
 from bough.executor.running import Running
 from bough.executor.sampling import GrammarMask, Sampler
 from bough.executor.step import StepArrays
@@ -22,20 +21,6 @@ from bough.executor.step import StepArrays
 logger = logging.getLogger(__name__)
 
 _WORD_BITS = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """What a step's S lines of logits became."""
-
-    tokens: list[int]
-    """[S]"""
-    positions: list[int]
-    """[S] of each token in its request's output."""
-    logprobs: Sequence[TokenLogprobs | None] | None
-    """[S], None where a line did not ask; None as a whole when no line did."""
-    failed: dict[int, str]
-    """Line -> why its token is worth nothing."""
 
 
 class Drawing:
@@ -65,7 +50,6 @@ class Drawing:
         result = self._sampler.sample(logits, torch.from_numpy(rows), torch.from_numpy(positions), mask)
         return Drawn(
             tokens=result.tokens.tolist(),
-            positions=positions.tolist(),
             logprobs=result.logprobs,
             failed={**result.failed, **failed},
         )

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import grpc
-import torch
 
 from bough.common.columns import TokenRow
 from bough.common.errors import InternalError, InvalidRequestError, code_number
 from bough.common.requests import RequestFailure, StartedRequest
 from bough.common.sampling import FinishReason
-from bough.executor.batch import ForwardBatch
 from bough.executor.cache.events import CacheEventKind
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
-from bough.executor.composer import ComposerLimits, StepComposer
-from bough.executor.drawing import Drawing, Drawn
+from bough.executor.composer import StepComposer
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
+from bough.executor.pipeline.base import Drawn, Pipeline
+from bough.executor.pipeline.host import HostPipeline
+from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
 from bough.executor.sampling.sampler import NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
-from bough.executor.step import StepArrays, StepPlan
+from bough.executor.step import ComposerLimits, StepPlan
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,27 @@ _GIVES_WAY = 1 << 62
 """Order of the requests that the scheduler named for retraction: after all that it did not name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flight:
+    """A step under way."""
+
+    sampling: list[Row]
+    running: list[Running]
+    began: float
+
+
+class PipelineFactory(Protocol):
+    """Makes a pipeline for a model and the rows of a composer."""
+
+    def __call__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int]) -> Pipeline:
+        """Make it."""
+        ...
+
+
 class Engine:
     """Runs requests on a model.
+
+    A step is composed and launched while earlier ones compute; their results follow in order.
 
     Args:
         runner: The loaded model.
@@ -46,6 +67,7 @@ class Engine:
         max_rows: Requests that run at once.
         token_budget: Tokens computed in one step at most.
         observer: Told of the turns in each request's life.
+        make_pipeline: Makes what runs the steps.
     """
 
     def __init__(
@@ -56,6 +78,7 @@ class Engine:
         max_rows: int,
         token_budget: int,
         observer: Observer,
+        make_pipeline: PipelineFactory = HostPipeline,
     ) -> None:
         self._runner = runner
         self._eos_token_ids = tuple(eos_token_ids)
@@ -64,12 +87,15 @@ class Engine:
         self._tree = RadixTree(page_size=runner.page_size, release=pool.free)
         limits = ComposerLimits(max_rows=max_rows, token_budget=token_budget, max_context=runner.max_context)
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
-        self._drawing = Drawing(max_rows=max_rows, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids)
+        self._pipeline = make_pipeline(runner, self._composer.table, eos_token_ids=eos_token_ids)
+        self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
         self._give_way: list[int] = []
         self._report = StepReport()
         self._gauges = self.gauges()
         self._num_steps = 0
+        self._step_us = 0
+        self._last_end = 0.0
         self._applied = 0
         self.capacity = Capacity(
             num_pages=runner.num_pages, page_size=runner.page_size, max_rows=max_rows, token_budget=token_budget
@@ -79,6 +105,11 @@ class Engine:
     def is_idle(self) -> bool:
         """No request is here."""
         return not self._running
+
+    @property
+    def is_under_way(self) -> bool:
+        """A step is launched whose results are not taken yet."""
+        return bool(self._flights)
 
     def apply(self, orders: Orders) -> None:
         """Take orders between two steps. Bad requests become failures of the next report."""
@@ -96,21 +127,74 @@ class Engine:
             self._reorder(orders.retract_order)
 
     def step(self) -> StepReport | None:
-        """Run one step if there is something to do; what happened since the last call.
+        """Launch a step if there is something to do and room for it; what happened since the last call.
 
         Returns:
-            None when nothing happened: nothing will until further orders.
+            None when nothing happened; unless `is_under_way`, nothing will until further orders.
         """
         began = time.perf_counter()
+        has_room = len(self._flights) < self._pipeline.depth
+        launched = has_room and self._launch(began)
+        # Wait only when nothing else can be done before the oldest results are there.
+        wait = not launched or len(self._flights) >= self._pipeline.depth
+        while self._flights and self._collect(wait=wait):
+            wait = False
+        return self._take_report()
+
+    def _launch(self, began: float) -> bool:
         plan = self._composer.compose()
-        if plan is not None:
-            self._note_plan(plan)
-            if plan.arrays is not None:
-                self._num_steps += 1
-                self._report.step = self._num_steps
-                self._run(plan, plan.arrays)
-                self._observer.stepped(plan, time.perf_counter() - began)
-        return self._take_report(began)
+        if plan is None:
+            return False
+        self._note_plan(plan)
+        if not plan.num_rows:
+            return False
+        sampling = plan.sampling
+        running = [self._running[row.request_id] for row in sampling]
+        is_advanced = False
+
+        def advance() -> None:
+            nonlocal is_advanced
+            if not is_advanced:
+                is_advanced = True
+                self._composer.advance(plan)
+
+        def settle() -> None:
+            advance()
+            while self._flights:
+                self._collect(wait=True)
+
+        try:
+            self._pipeline.launch(plan, running, settle)
+        except Exception as error:
+            if is_advanced:
+                raise
+            offenders = self._composer.abandon(plan)
+            logger.exception("a step failed and ends %d requests", len(offenders))
+            for row in offenders:
+                self._fail(self._running[row.request_id], INTERNAL, f"the step failed: {error}")
+            return True
+        advance()
+        self._flights.append(_Flight(sampling=sampling, running=running, began=began))
+        self._observer.launched(plan)
+        return True
+
+    def _collect(self, *, wait: bool) -> bool:
+        """Take the results of the oldest step under way; False if they are not there yet."""
+        drawn = self._pipeline.collect(wait=wait)
+        if drawn is None:
+            return False
+        flight = self._flights.popleft()
+        self._num_steps += 1
+        self._report.step = self._num_steps
+        positions = [row.num_generated for row in flight.sampling]
+        self._composer.record(flight.sampling, drawn.tokens)
+        self._record(flight.running, drawn, positions)
+        now = time.perf_counter()
+        seconds = now - max(flight.began, self._last_end)
+        self._last_end = now
+        self._step_us = int(seconds * 1e6)
+        self._observer.stepped(seconds)
+        return True
 
     def _admit(self, admission: Admission) -> None:
         try:
@@ -146,24 +230,22 @@ class Engine:
             for token in admission.produced:
                 if not matcher.accept(token):
                     raise InvalidRequestError(f"grammar: produced token {token} does not fit it", field="grammar")
-        return Running(
-            admission=admission,
-            stop=StopRule.build(
-                admission.sampling,
-                eos_token_ids=self._eos_token_ids,
-                num_prompt_tokens=num_prompt,
-                max_context=max_context,
-            ),
-            matcher=matcher,
-            sequence=Row(
-                request_id=admission.request,
-                tokens=tokens,
-                num_prompt=num_prompt,
-                params=admission.sampling,
-                namespace=admission.cache_namespace,
-                order=admission.order,
-            ),
+        stop = StopRule.build(
+            admission.sampling,
+            eos_token_ids=self._eos_token_ids,
+            num_prompt_tokens=num_prompt,
+            max_context=max_context,
         )
+        sequence = Row(
+            request_id=admission.request,
+            tokens=tokens,
+            num_prompt=num_prompt,
+            params=admission.sampling,
+            namespace=admission.cache_namespace,
+            order=admission.order,
+            max_length=num_prompt + stop.max_tokens,
+        )
+        return Running(admission=admission, stop=stop, matcher=matcher, sequence=sequence)
 
     def _limit(self, token_budget: int) -> None:
         # Prefills move only if a step of all rows leaves them a token; more than the own limit has no memory.
@@ -181,42 +263,32 @@ class Engine:
     def _note_plan(self, plan: StepPlan) -> None:
         for row in plan.retracted:
             running = self._running[row.request_id]
-            self._drawing.forget(running)
+            self._pipeline.forget(running)
             self._report.retracted.append(row.request_id)
             self._observer.retracted(running)
         for failed in plan.failed:
             # What the whole pool cannot hold cannot be had by trying again.
             self._fail(self._running[failed.sequence.request_id], INVALID, failed.reason)
 
-    def _run(self, plan: StepPlan, arrays: StepArrays) -> None:
-        running = [self._running[row.request_id] for row in plan.sampling]
-        try:
-            if plan.copies:
-                self._runner.copy_pages([copy.src for copy in plan.copies], [copy.dst for copy in plan.copies])
-            drawn = self._drawing.draw(running, arrays, self._runner.forward(_forward_batch(arrays)))
-        except Exception as error:
-            # The offenders are this step's rows; all others go on.
-            logger.exception("a step failed and ends its %d requests", plan.num_rows)
-            for row in self._composer.abandon(plan):
-                self._fail(self._running[row.request_id], INTERNAL, f"the step failed: {error}")
-            return
-        self._composer.complete(plan, drawn.tokens)
-        self._record(running, drawn)
-
-    def _record(self, running: list[Running], drawn: Drawn) -> None:
-        """Report a step's tokens and end those whose last one came."""
+    def _record(self, running: list[Running], drawn: Drawn, positions: list[int]) -> None:
+        """Report a step's tokens and end those whose last one came; sequences that have ended since are left out."""
         finish = [0] * len(running)
-        for line, (entry, token, position) in enumerate(zip(running, drawn.tokens, drawn.positions, strict=True)):
+        left_out: set[int] = set()
+        for line, (entry, token, position) in enumerate(zip(running, drawn.tokens, positions, strict=True)):
+            if entry.is_ended:
+                left_out.add(line)
+                continue
             stop = entry.stop
             if not entry.is_plain or token in stop.stop_token_ids or position + 1 >= stop.max_tokens:
-                finish[line] = int(self._look_closer(entry, token, line, drawn))
+                finish[line] = int(self._look_closer(entry, token, line, position, drawn))
+        left_out.update(drawn.failed)
         lines: Sequence[int] = range(len(running))
-        if drawn.failed:
-            lines = [line for line in lines if line not in drawn.failed]
+        if left_out:
+            lines = [line for line in lines if line not in left_out]
         columns = self._report.tokens
         first = len(columns.tokens)
         columns.requests += [running[line].sequence.request_id for line in lines]
-        columns.positions += [drawn.positions[line] for line in lines]
+        columns.positions += [positions[line] for line in lines]
         columns.counts += [1] * len(lines)
         columns.tokens += [drawn.tokens[line] for line in lines]
         columns.finish += [finish[line] for line in lines]
@@ -225,13 +297,17 @@ class Engine:
                 if (entry_logprobs := drawn.logprobs[line]) is not None:
                     columns.logprobs[first + index] = entry_logprobs
         for line, reason in drawn.failed.items():
-            code = INTERNAL
-            if reason == NOTHING_ALLOWED and running[line].matcher is not None:
-                # The client's fault: a schema or expression that no output can satisfy.
-                code, reason = INVALID, "response_format: the grammar allows no output; a satisfiable one is accepted"
-            self._fail(running[line], code, reason, position=drawn.positions[line])
+            if not running[line].is_ended:
+                self._fail_line(running[line], reason, positions[line])
 
-    def _look_closer(self, running: Running, token: int, line: int, drawn: Drawn) -> FinishReason:
+    def _fail_line(self, running: Running, reason: str, position: int) -> None:
+        code = INTERNAL
+        if reason == NOTHING_ALLOWED and running.matcher is not None:
+            # The client's fault: a schema or expression that no output can satisfy.
+            code, reason = INVALID, "response_format: the grammar allows no output; a satisfiable one is accepted"
+        self._fail(running, code, reason, position=position)
+
+    def _look_closer(self, running: Running, token: int, line: int, position: int, drawn: Drawn) -> FinishReason:
         """Deal with a row that is not plain; its finish reason, or a failure noted in `drawn`."""
         matcher = running.matcher
         if line in drawn.failed:
@@ -245,7 +321,7 @@ class Engine:
             row = running.sequence
             self._report.started.append(StartedRequest(row.request_id, row.num_cached_tokens))
             self._observer.started(running)
-        finish = running.stop.reason(token, drawn.positions[line])
+        finish = running.stop.reason(token, position)
         if finish is FinishReason.NONE and matcher is not None and matcher.is_done:
             finish = FinishReason.STOP
         if finish is not FinishReason.NONE:
@@ -253,7 +329,8 @@ class Engine:
         return finish
 
     def _end(self, running: Running, reason: FinishReason) -> None:
-        self._drawing.forget(running)
+        running.is_ended = True
+        self._pipeline.forget(running)
         self._composer.finish(running.sequence)  # no effect where the composer has let go of it already
         del self._running[running.request]
         self._observer.ended(running, reason)
@@ -277,14 +354,13 @@ class Engine:
             step_us=step_us,
         )
 
-    def _take_report(self, began: float) -> StepReport | None:
+    def _take_report(self) -> StepReport | None:
         report = self._report
         for event in self._tree.drain_events():
             stored = event.kind is CacheEventKind.STORED
             for page in event.page_hashes:
                 report.cache_changes[page] = stored
-        step_us = int((time.perf_counter() - began) * 1e6) if report.step else self._gauges.step_us
-        gauges = self.gauges(step_us)
+        gauges = self.gauges(self._step_us)
         # A cancelled request may leave nothing but other gauges behind.
         is_silent = not (report.step or report.tokens.requests or report.retracted or report.cache_changes)
         if is_silent and gauges == self._gauges:
@@ -304,16 +380,3 @@ def _reached_end(running: Running) -> FinishReason:
     if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
         return FinishReason.STOP
     return finish
-
-
-def _forward_batch(arrays: StepArrays) -> ForwardBatch:
-    return ForwardBatch(
-        tokens=torch.from_numpy(arrays.tokens),
-        positions=torch.from_numpy(arrays.positions),
-        slots=torch.from_numpy(arrays.slots),
-        query_start=torch.from_numpy(arrays.query_start),
-        context_lens=torch.from_numpy(arrays.context_lens),
-        page_table=torch.from_numpy(arrays.page_table),
-        num_decode_rows=arrays.num_decode_rows,
-        logit_rows=torch.from_numpy(arrays.logit_rows),
-    )

@@ -68,7 +68,7 @@ class EngineLoop:
     def _loop(self, engine: Engine) -> None:
         report: StepReport | None = None
         while not self._stopping:
-            if report is None and not self._mailbox:
+            if report is None and not self._mailbox and not engine.is_under_way:
                 # The last step found nothing to do, and only orders can change that.
                 self._wakeup.wait()
                 self._wakeup.clear()

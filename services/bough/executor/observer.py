@@ -80,9 +80,12 @@ class Observer:
             )
             running.span.end(time.time_ns())
 
-    def stepped(self, plan: StepPlan, seconds: float) -> None:
-        """A step was run."""
+    def stepped(self, seconds: float) -> None:
+        """The results of a step are there, so long after those of the step before or after its launch."""
         self._step.record(seconds)
+
+    def launched(self, plan: StepPlan) -> None:
+        """A step was launched."""
         self._num_decode += len(plan.decodes)
         self._num_prefill += sum(work.num_tokens for work in plan.chunks)
 

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from bough.executor.sequence import Sequence
-from bough.executor.step import RowWork, StepArrays
+from bough.executor.step import RowWork, StepArrays, StepPlan
+
+
+class PageChange(NamedTuple):
+    """Pages written into a row of the page table, from entry `first` on."""
+
+    row: int
+    first: int
+    pages: list[int]
 
 
 class RowTable:
-    """Page table, next position and last token of each row; what the device will hold per row later on."""
+    """Page table, next position and last token of each row; a device that holds rows follows the changes."""
 
-    __slots__ = ("_free", "last_token", "max_pages", "max_rows", "page_size", "page_table", "position")
+    __slots__ = ("_free", "changes", "last_token", "max_pages", "max_rows", "page_size", "page_table", "position")
 
     def __init__(self, *, max_rows: int, max_pages: int, page_size: int) -> None:
         self.max_rows = max_rows
         self.max_pages = max_pages
         self.page_size = page_size
         self.page_table: npt.NDArray[np.int32] = np.zeros((max_rows, max_pages), np.int32)
+        self.changes: list[PageChange] = []
+        """Of the page table, in order, since whoever follows them emptied the list."""
         self.position: npt.NDArray[np.int64] = np.zeros(max_rows, np.int64)
         """Next position to compute; valid for decoding rows."""
         self.last_token: npt.NDArray[np.int64] = np.zeros(max_rows, np.int64)
-        """Token at `position`; valid for decoding rows."""
+        """Token at `position`; valid for decoding rows whose last token is recorded."""
         self._free = list(range(max_rows - 1, -1, -1))
 
     @property
@@ -38,7 +50,13 @@ class RowTable:
         """Takes a free row and writes a sequence's pages into it."""
         row = self._free.pop()
         self.page_table[row, : len(pages)] = pages
+        self.changes.append(PageChange(row, 0, pages.copy()))
         return row
+
+    def grow(self, row: int, index: int, page: int) -> None:
+        """Adds a page to a row."""
+        self.page_table[row, index] = page
+        self.changes.append(PageChange(row, index, [page]))
 
     def free(self, row: int, num_pages: int) -> None:
         """Gives a row back that used `num_pages` entries of its page table."""
@@ -51,13 +69,9 @@ class RowTable:
         self.position[sequence.row] = sequence.num_computed
         self.last_token[sequence.row] = sequence.tokens[-1]
 
-    def assemble(self, decode_rows: npt.NDArray[np.int64], chunks: list[RowWork]) -> StepArrays:
-        """Builds a step's arrays.
-
-        Args:
-            decode_rows: rows that compute one token [D] int64.
-            chunks: work of the rows after them.
-        """
+    def assemble(self, plan: StepPlan) -> StepArrays:
+        """Builds the arrays of a step that is not advanced yet."""
+        decode_rows, chunks = plan.decode_rows, plan.chunks
         positions = self.position[decode_rows]
         tokens = self.last_token[decode_rows]
         if chunks:

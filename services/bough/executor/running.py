@@ -40,6 +40,8 @@ class Running:
     is_started: bool = False
     is_plain: bool = False
     """Its tokens need no more than a look at the stop rule: it has started and has no grammar."""
+    is_ended: bool = False
+    """What steps under way still bring for it counts for nothing."""
     span: Span | None = None
 
     @property

@@ -21,6 +21,8 @@ class SequenceStatus(Enum):
     """Has a row and more than one token to compute."""
     DECODING = auto()
     """Has a row and one token to compute: the one sampled last."""
+    FINISHING = auto()
+    """Has a row and nothing to compute: its last token is sampled, but not yet recorded."""
     ENDED = auto()
     """Finished, cancelled or failed: row and pages are given back."""
 
@@ -38,10 +40,14 @@ class Sequence:
     """Whose cache entries may be shared (tenant salt, adapter)."""
     order: int = 0
     """Rank given by the scheduler: smaller runs first, greater gives way first."""
+    max_length: int = 1 << 62
+    """Tokens, prompt included, after which nothing more is computed."""
 
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed: int = 0
-    """K/V of `tokens[:num_computed]` are in `pages`."""
+    """K/V of this many tokens are in `pages`, or will be when the steps under way have run."""
+    num_pending: int = 0
+    """Tokens sampled in steps under way, which `tokens` does not hold yet."""
     pages: list[int] = field(default_factory=list, repr=False)
     """Page table: page i holds tokens i * page_size and following."""
     row: int | None = None
@@ -69,9 +75,19 @@ class Sequence:
     waiters: list[Sequence] = field(default_factory=list, repr=False)
 
     @property
+    def length(self) -> int:
+        """Tokens, those of steps under way included."""
+        return len(self.tokens) + self.num_pending
+
+    @property
     def num_uncomputed(self) -> int:
         """Tokens still to compute; 1 for a decode."""
-        return len(self.tokens) - self.num_computed
+        return self.length - self.num_computed
+
+    @property
+    def num_known(self) -> int:
+        """Computed tokens whose ids are recorded: what the cache may be told of."""
+        return min(self.num_computed, len(self.tokens))
 
     @property
     def num_generated(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,6 +10,26 @@ import numpy as np
 import numpy.typing as npt
 
 from bough.executor.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposerLimits:
+    """What one step and one sequence may use at most."""
+
+    max_rows: int
+    token_budget: int
+    """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
+    max_context: int
+    """Tokens of one sequence, prompt and generated."""
+    headroom_pages: int = 4
+    """Pages that admission leaves free for each running row's next tokens (fewer if its `max_tokens` needs fewer)."""
+
+    def __post_init__(self) -> None:
+        """Refuses limits under which the composer could not make progress."""
+        if self.max_rows < 1 or self.max_context < 1 or self.headroom_pages < 0:
+            raise ValueError(f"max_rows and max_context must be positive, headroom_pages not negative: {self}")
+        if self.token_budget <= self.max_rows:
+            raise ValueError(f"token_budget must be greater than max_rows ({self.max_rows}), got {self.token_budget}")
 
 
 class PageCopy(NamedTuple):
@@ -56,16 +77,26 @@ class StepArrays:
 class StepPlan:
     """The next step. It may have no rows when there is only something to report."""
 
+    assemble: Callable[[StepPlan], StepArrays]
+    """Builds `arrays`."""
     decodes: list[Sequence] = field(default_factory=list)
     """Rows that compute exactly one token, the one sampled last, and sample."""
+    decode_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[D] rows of `decodes`; the same array as in the step before when they are the same."""
     chunks: list[RowWork] = field(default_factory=list)
     """Rows after the decodes: prefill chunks."""
     copies: list[PageCopy] = field(default_factory=list)
     retracted: list[Sequence] = field(default_factory=list)
     """Lost their rows for lack of pages; they wait in the composer and resume by themselves."""
     failed: list[FailedSequence] = field(default_factory=list)
-    arrays: StepArrays | None = None
-    """None if and only if the plan has no rows."""
+    _arrays: StepArrays | None = None
+
+    @property
+    def arrays(self) -> StepArrays:
+        """The input of the step's forward, built when first asked for, which must be before `advance`."""
+        if self._arrays is None:
+            self._arrays = self.assemble(self)
+        return self._arrays
 
     @property
     def num_rows(self) -> int:
@@ -79,7 +110,7 @@ class StepPlan:
 
     @property
     def rows(self) -> list[RowWork]:
-        """Every row spelled out. Valid until `complete`."""
+        """Every row spelled out. Valid until `advance`."""
         decodes = [
             RowWork(sequence=sequence, start=sequence.num_computed, num_tokens=1, samples=True)
             for sequence in self.decodes

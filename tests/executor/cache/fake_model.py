@@ -6,15 +6,16 @@ every token that follows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Items
 from hashlib import blake2b
 
 import numpy as np
 
 from bough.executor.cache import PagePool, RadixTree
-from bough.executor.composer import ComposerLimits, StepComposer
+from bough.executor.composer import StepComposer
 from bough.executor.sequence import Sequence, SequenceStatus
-from bough.executor.step import StepPlan
+from bough.executor.step import ComposerLimits, StepPlan
 from tests.executor.cache.tree_check import check_tree, tree_pages
 
 VOCABULARY = 5
@@ -35,10 +36,21 @@ def generate_alone(prompt: Items[int], num_tokens: int) -> list[int]:
 
 
 class FakeEngine:
-    """Pool, tree and composer driven by the fake model; finishes sequences at their `max_tokens`."""
+    """Pool, tree and composer driven by the fake model; finishes sequences at their `max_tokens`.
+
+    As on a GPU, a step's tokens stay on the device, where the next step finds them by row, and are recorded `run_ahead`
+    steps later.
+    """
 
     def __init__(
-        self, *, num_pages: int, page_size: int, max_rows: int, token_budget: int, headroom_pages: int = 1
+        self,
+        *,
+        num_pages: int,
+        page_size: int,
+        max_rows: int,
+        token_budget: int,
+        headroom_pages: int = 1,
+        run_ahead: int = 0,
     ) -> None:
         self.pool = PagePool(num_pages=num_pages, page_size=page_size)
         self.tree = RadixTree(page_size=page_size, release=self.pool.free)
@@ -50,6 +62,9 @@ class FakeEngine:
         )
         self.composer = StepComposer(pool=self.pool, tree=self.tree, limits=limits)
         self.memory = np.full((num_pages, page_size), EMPTY, np.int64)
+        self.row_tokens = np.full(max_rows, EMPTY, np.int64)
+        self.run_ahead = run_ahead
+        self.under_way: deque[tuple[list[Sequence], list[int]]] = deque()
         self.finished: list[Sequence] = []
         self.failed: list[Sequence] = []
         self.num_copied = 0
@@ -59,7 +74,10 @@ class FakeEngine:
     def forward(self, plan: StepPlan) -> list[int]:
         """Copies pages, stores the step's tokens, and reads each row's prefix back through its page table."""
         arrays = plan.arrays
-        assert arrays is not None
+        num_decodes = arrays.num_decode_rows
+        for index, sequence in enumerate(plan.decodes):
+            if sequence.num_pending:
+                arrays.tokens[index] = self.row_tokens[arrays.rows[index]]
         for src, dst in reversed(plan.copies):  # any order of the copies must do
             self.memory[dst] = self.memory[src]
         self.num_copied += len(plan.copies)
@@ -75,11 +93,14 @@ class FakeEngine:
             assert end - begin == work.num_tokens
             assert arrays.rows[index] == work.sequence.row
             assert arrays.positions[begin:end].tolist() == list(range(length - work.num_tokens, length))
-            assert prefix == work.sequence.tokens[:length]
-            assert (work.num_tokens == 1 and work.samples) or index >= arrays.num_decode_rows
-            assert work.samples == (length == len(work.sequence.tokens))
+            known = work.sequence.tokens[:length]
+            assert prefix[: len(known)] == known
+            assert (work.num_tokens == 1 and work.samples) or index >= num_decodes
+            assert work.samples == (length == work.sequence.length)
+            assert length <= work.sequence.max_length
             if work.samples:
                 prefixes[end - 1] = prefix
+                self.row_tokens[arrays.rows[index]] = next_token(prefix)
         assert list(prefixes) == arrays.logit_rows.tolist()
         return [next_token(prefix) for prefix in prefixes.values()]
 
@@ -95,11 +116,18 @@ class FakeEngine:
         return plan
 
     def complete(self, plan: StepPlan) -> None:
-        """Runs the model and finishes the sequences that have all their tokens."""
-        if plan.arrays is None:
-            return
-        sampling = plan.sampling
-        self.composer.complete(plan, self.forward(plan))
+        """Runs the model, and records the steps that are more than `run_ahead` back."""
+        if plan.num_rows:
+            tokens = self.forward(plan)
+            self.composer.advance(plan)
+            self.under_way.append((plan.sampling, tokens))
+        while len(self.under_way) > self.run_ahead:
+            self.record()
+
+    def record(self) -> None:
+        """Records the oldest step under way and finishes the sequences that have all their tokens."""
+        sampling, tokens = self.under_way.popleft()
+        self.composer.record(sampling, tokens)
         for sequence in sampling:
             is_done = sequence.num_generated >= sequence.params.max_tokens
             if is_done and sequence.status is not SequenceStatus.ENDED:
@@ -107,10 +135,13 @@ class FakeEngine:
                 self.finished.append(sequence)
 
     def step(self) -> StepPlan | None:
-        """One compose, forward, complete."""
+        """One compose, forward, complete; None if nothing is left to compute or to record."""
         plan = self.compose()
         if plan is not None:
             self.complete(plan)
+        elif self.under_way:
+            self.record()
+            return StepPlan(assemble=self.composer.table.assemble)
         return plan
 
     def run(self, max_steps: int = 2_000) -> int:

@@ -1,0 +1,1 @@
+"""How steps run: launched in order, their results taken in the same order, on the host or on a GPU."""

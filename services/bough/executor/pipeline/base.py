@@ -1,0 +1,52 @@
+"""What the engine asks of whatever runs its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bough.common.sampling import TokenLogprobs
+from bough.executor.running import Running
+from bough.executor.step import StepPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a step's S lines of logits became."""
+
+    tokens: list[int]
+    """[S]"""
+    logprobs: Sequence[TokenLogprobs | None] | None = None
+    """[S], None where a line did not ask; None as a whole when no line did."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Line -> why its token is worth nothing."""
+
+
+class Pipeline(Protocol):
+    """Runs steps in the order in which they are launched. Not thread-safe."""
+
+    depth: int
+    """Steps that may be under way at once, the one whose results are waited for included; at least 1."""
+
+    def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
+        """Start a step.
+
+        Args:
+            plan: composed and not yet advanced; it is advanced when this returns or calls `settle`.
+            running: the entry of each sequence of `plan.sampling`.
+            settle: takes all earlier results and advances the plan; called if the step cannot go on without them,
+                which is when a grammar has to see the last token.
+
+        Raises:
+            Exception: the step could not be started; none of it has an effect.
+        """
+        ...
+
+    def collect(self, *, wait: bool) -> Drawn | None:
+        """Results of the oldest step under way; None if they are not there and `wait` is not set."""
+        ...
+
+    def forget(self, running: Running) -> None:
+        """A sequence leaves its row, to end or to give way."""
+        ...
