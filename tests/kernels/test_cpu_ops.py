@@ -11,7 +11,7 @@ from torch import Tensor
 from bough.kernels.cpu.library import Step
 from bough.kernels.cpu.native import NativeKernels, OpRunner
 from bough.kernels.cpu.program import Program
-from bough.kernels.interface import Linear
+from bough.kernels.interface import Linear, Norm
 from bough.kernels.reference import TorchKernels
 
 REFERENCE = TorchKernels()
@@ -76,7 +76,7 @@ def test_a_gated_layer_equals_the_reference(kernels: NativeKernels, dtype: torch
 @pytest.mark.parametrize("rows", ROWS)
 def test_the_norm_equals_the_reference(kernels: NativeKernels, dtype: torch.dtype, rows: int) -> None:
     x, weight = 3 * random(rows, 176, dtype=dtype), random(176, dtype=dtype, seed=1)
-    assert_close(kernels.rms_norm(x, weight, 1e-6), REFERENCE.rms_norm(x, weight, 1e-6), dtype)
+    assert_close(kernels.rms_norm(x, Norm(weight, 1e-6)), REFERENCE.rms_norm(x, Norm(weight, 1e-6)), dtype)
 
 
 def test_rows_are_looked_up_and_picked_exactly(kernels: NativeKernels, dtype: torch.dtype) -> None:
@@ -103,7 +103,7 @@ def test_a_row_has_the_same_bits_whatever_else_is_in_the_batch(kernels: NativeKe
         kernels.linear(weight),
         kernels.linear(weight).logits,
         kernels.gated_linear(weight, weight.flip(0)),
-        lambda rows: kernels.rms_norm(rows, norm, 1e-6),
+        lambda rows: kernels.rms_norm(rows, Norm(norm, 1e-6)),
     ]
     for operation in operations:
         together = operation(x)
@@ -134,10 +134,10 @@ def test_a_recorded_program_repeats_the_operations_on_steps_of_any_size(dtype: t
 
     def model(tokens: Tensor, rows: Tensor) -> Tensor:
         hidden = kernels.embed(table, tokens)
-        first.add_to(hidden, kernels.rms_norm(hidden, norm, 1e-6))
-        second_out = second(kernels.rms_norm(hidden, norm, 1e-6))
+        first.add_to(hidden, kernels.rms_norm(hidden, Norm(norm, 1e-6)))
+        second_out = second(kernels.rms_norm(hidden, Norm(norm, 1e-6)))
         first.add_to(hidden, second_out)
-        return head.logits(kernels.rms_norm(kernels.take_rows(hidden, rows), norm, 1e-6))
+        return head.logits(kernels.rms_norm(kernels.take_rows(hidden, rows), Norm(norm, 1e-6)))
 
     head: Linear = kernels.linear(table)
     runner.recording = []

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bough.kernels.interface import Linear
+from bough.kernels.interface import Linear, Norm, NormedLinear
 
 
 class TorchLinear:
@@ -47,19 +47,27 @@ class TorchKernels:
         """Pick rows."""
         return x[rows]
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """Root-mean-square norm in float32."""
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return weight * wide.to(x.dtype)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)
+        return norm.weight * wide.to(x.dtype)
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None = None, norm: Norm | None = None) -> Linear:
         """Keep the weight as it is."""
-        return TorchLinear(weight, bias)
+        return self._normed(TorchLinear(weight, bias), norm)
 
     def gated_linear(
-        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+        self,
+        gate: Tensor,
+        up: Tensor,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+        norm: Norm | None = None,
     ) -> Linear:
         """One product for both, gate first."""
         bias = None if gate_bias is None or up_bias is None else torch.cat((gate_bias, up_bias))
-        return TorchLinear(torch.cat((gate, up)), bias, gated=True)
+        return self._normed(TorchLinear(torch.cat((gate, up)), bias, gated=True), norm)
+
+    def _normed(self, linear: Linear, norm: Norm | None) -> Linear:
+        return linear if norm is None else NormedLinear(self, norm, linear)

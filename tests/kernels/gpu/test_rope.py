@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bough.kernels.gpu.rope import PAGE_SIZE, norm_rope_store
+from bough.kernels.interface import Norm
 from bough.kernels.reference import TorchKernels
 
 EPS = 1e-6
@@ -51,7 +52,7 @@ def test_one_launch_equals_norm_rotate_and_write(
 
     q, k, v = qkv.view(num_tokens, -1, dim).tensor_split((heads, heads + kv_heads), dim=1)
     if query_norm is not None and key_norm is not None:
-        q, k = TorchKernels().rms_norm(q, query_norm, EPS), TorchKernels().rms_norm(k, key_norm, EPS)
+        q, k = TorchKernels().rms_norm(q, Norm(query_norm, EPS)), TorchKernels().rms_norm(k, Norm(key_norm, EPS))
     q, k = rotate(q, rotary[positions]), rotate(k, rotary[positions])
     for token, slot in enumerate(slots.tolist()):
         if slot >= 0:

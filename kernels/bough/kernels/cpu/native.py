@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bough.kernels.cpu.library import TYPE_CODES, Op, OpKind, Step, load_library
-from bough.kernels.interface import Linear
+from bough.kernels.interface import Linear, Norm, NormedLinear
 
 WIDTH_MULTIPLE = 16
 _PANEL = 16
@@ -160,20 +160,28 @@ class NativeKernels:
         self.runner.run(op, step, {"input": x, "output": out})
         return out
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """Root-mean-square norm."""
         out = torch.empty_like(x)
-        op = Op(kind=OpKind.NORM, weight=weight.data_ptr(), in_features=x.shape[1], eps=eps)
+        op = Op(kind=OpKind.NORM, weight=norm.weight.data_ptr(), in_features=x.shape[1], eps=norm.eps)
         self.runner.run(op, Step(num_tokens=x.shape[0]), {"input": x, "output": out})
         return out
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None = None, norm: Norm | None = None) -> Linear:
         """Pack a weight."""
-        return NativeLinear(self.runner, weight, bias)
+        return self._normed(NativeLinear(self.runner, weight, bias), norm)
 
     def gated_linear(
-        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+        self,
+        gate: Tensor,
+        up: Tensor,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+        norm: Norm | None = None,
     ) -> Linear:
         """Pack two weights for one product."""
         bias = None if gate_bias is None or up_bias is None else torch.cat((gate_bias, up_bias))
-        return NativeLinear(self.runner, torch.cat((gate, up)), bias, gated=True)
+        return self._normed(NativeLinear(self.runner, torch.cat((gate, up)), bias, gated=True), norm)
+
+    def _normed(self, linear: Linear, norm: Norm | None) -> Linear:
+        return linear if norm is None else NormedLinear(self, norm, linear)

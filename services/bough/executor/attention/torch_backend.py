@@ -9,6 +9,7 @@ from torch import Tensor
 from bough.executor.attention.base import AttentionSpec
 from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import LayerCache
+from bough.kernels.interface import Norm
 from bough.kernels.reference import TorchKernels
 
 
@@ -25,9 +26,9 @@ class TorchAttention:
         heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
         q, k, v = qkv.view(-1, heads + 2 * kv_heads, head_dim).tensor_split((heads, heads + kv_heads), dim=1)
         if spec.query_norm is not None:
-            q = self._kernels.rms_norm(q, spec.query_norm, spec.norm_eps)
+            q = self._kernels.rms_norm(q, Norm(spec.query_norm, spec.norm_eps))
         if spec.key_norm is not None:
-            k = self._kernels.rms_norm(k, spec.key_norm, spec.norm_eps)
+            k = self._kernels.rms_norm(k, Norm(spec.key_norm, spec.norm_eps))
         cos, sin = spec.rotary[batch.positions].unsqueeze(1).chunk(2, dim=-1)
         cache.write(rotate(k, cos, sin), v, batch.slots)
         return rotate(q, cos, sin).reshape(-1, heads * head_dim)

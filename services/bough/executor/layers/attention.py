@@ -1,4 +1,4 @@
-"""Self-attention of a decoder layer: joint projection, heads, paged attention, output projection."""
+"""Self-attention of a decoder layer: norm, joint projection, heads, paged attention, output projection."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import LayerCache
 from bough.executor.layers.weights import BuildContext
 from bough.executor.models.config import ModelConfig
+from bough.kernels.interface import Norm
 
 
 class SelfAttention:
     """Grouped-query attention; biases and norms on the heads as the model wants them."""
 
     def __init__(
-        self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
+        self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, norm: Norm, qkv_bias: bool
     ) -> None:
         hidden, head_dim = config.hidden_size, config.head_dim
         parts = [
@@ -23,12 +24,12 @@ class SelfAttention:
             (f"{name}.k_proj", config.num_kv_heads * head_dim),
             (f"{name}.v_proj", config.num_kv_heads * head_dim),
         ]
-        self._qkv = build.joint_linear(parts, hidden, qkv_bias)
+        self._qkv = build.joint_linear(parts, hidden, qkv_bias, norm)
         self._out = build.linear(f"{name}.o_proj", config.num_heads * head_dim, hidden, config.attention_bias)
         self._backend = build.attention
         self._spec = spec
 
-    def add_to(self, hidden: Tensor, x: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
-        """Add the attention of `x` into `hidden`, both [T, hidden]; the tokens' keys and values go to the cache."""
-        queries = self._backend.store(self._qkv(x), self._spec, cache, batch)
+    def add_to(self, hidden: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
+        """Add the attention of `hidden` [T, hidden] into it; the tokens' keys and values go to the cache."""
+        queries = self._backend.store(self._qkv(hidden), self._spec, cache, batch)
         self._out.add_to(hidden, self._backend.attend(queries, self._spec, cache, batch))

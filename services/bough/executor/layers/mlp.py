@@ -6,16 +6,18 @@ from torch import Tensor
 
 from bough.executor.layers.weights import BuildContext
 from bough.executor.models.config import ModelConfig
+from bough.kernels.interface import Norm
 
 
 class GatedMLP:
-    """`down(silu(gate(x)) * up(x))`."""
+    """`down(silu(gate(x)) * up(x))` of the normed input."""
 
-    def __init__(self, build: BuildContext, name: str, config: ModelConfig) -> None:
+    def __init__(self, build: BuildContext, name: str, config: ModelConfig, norm: Norm) -> None:
         hidden, inner = config.hidden_size, config.intermediate_size
-        self._gate_up = build.gated_linear(f"{name}.gate_proj", f"{name}.up_proj", hidden, inner, config.mlp_bias)
+        names = (f"{name}.gate_proj", f"{name}.up_proj")
+        self._gate_up = build.gated_linear(names, hidden, inner, config.mlp_bias, norm)
         self._down = build.linear(f"{name}.down_proj", inner, hidden, config.mlp_bias)
 
-    def add_to(self, hidden: Tensor, x: Tensor) -> None:
-        """Add the block's output for `x` into `hidden`, both [T, hidden]."""
-        self._down.add_to(hidden, self._gate_up(x))
+    def add_to(self, hidden: Tensor) -> None:
+        """Add the block's output for `hidden` [T, hidden] into it."""
+        self._down.add_to(hidden, self._gate_up(hidden))

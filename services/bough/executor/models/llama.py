@@ -12,6 +12,7 @@ from bough.executor.layers.mlp import GatedMLP
 from bough.executor.layers.rotary import rotary_table
 from bough.executor.layers.weights import BuildContext
 from bough.executor.models.config import ModelConfig
+from bough.kernels.interface import Norm
 
 
 class DecoderLayer:
@@ -20,17 +21,16 @@ class DecoderLayer:
     def __init__(
         self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
     ) -> None:
-        self._eps = config.rms_norm_eps
-        self._norm = build.kernels.rms_norm
-        self._input_norm = build.norm(f"{name}.input_layernorm", config.hidden_size)
-        self._attention = SelfAttention(build, f"{name}.self_attn", config, spec, qkv_bias)
-        self._post_norm = build.norm(f"{name}.post_attention_layernorm", config.hidden_size)
-        self._mlp = GatedMLP(build, f"{name}.mlp", config)
+        size, eps = config.hidden_size, config.rms_norm_eps
+        input_norm = build.norm(f"{name}.input_layernorm", size, eps)
+        self._attention = SelfAttention(build, f"{name}.self_attn", config, spec, input_norm, qkv_bias)
+        post_norm = build.norm(f"{name}.post_attention_layernorm", size, eps)
+        self._mlp = GatedMLP(build, f"{name}.mlp", config, post_norm)
 
     def update(self, hidden: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
         """Add this layer's attention and feed-forward into the residual stream `hidden` [T, hidden], in place."""
-        self._attention.add_to(hidden, self._norm(hidden, self._input_norm, self._eps), cache, batch)
-        self._mlp.add_to(hidden, self._norm(hidden, self._post_norm, self._eps))
+        self._attention.add_to(hidden, cache, batch)
+        self._mlp.add_to(hidden)
 
 
 class LlamaForCausalLM:
@@ -43,9 +43,9 @@ class LlamaForCausalLM:
         self._embedding = build.weights.take("model.embed_tokens.weight", shape)
         self._rotary = rotary_table(config.rope, config.head_dim, build.max_context)
         self._layers = tuple(self._layer(build, index) for index in range(config.num_layers))
-        self._final_norm = build.norm("model.norm", config.hidden_size)
+        final_norm = build.norm("model.norm", config.hidden_size, config.rms_norm_eps)
         head = self._embedding if config.tie_word_embeddings else build.weights.take("lm_head.weight", shape)
-        self._head = build.kernels.linear(head)
+        self._head = build.kernels.linear(head, norm=final_norm)
 
     def _layer(self, build: BuildContext, index: int) -> DecoderLayer:
         name = f"model.layers.{index}"
@@ -56,8 +56,8 @@ class LlamaForCausalLM:
         """Whether the query, key and value projections have a bias."""
         return self.config.attention_bias
 
-    def _head_norms(self, build: BuildContext, name: str) -> tuple[Tensor, Tensor] | None:
-        """Weights of the norms on query and key heads, for the families that have them."""
+    def _head_norms(self, build: BuildContext, name: str) -> tuple[Norm, Norm] | None:
+        """Norms on query and key heads, for the families that have them."""
         return None
 
     def _attention_spec(self, build: BuildContext, index: int, name: str) -> AttentionSpec:
@@ -70,17 +70,22 @@ class LlamaForCausalLM:
             scale=config.head_dim**-0.5,
             window=config.windows[index],
             rotary=self._rotary,
-            query_norm=norms[0] if norms else None,
-            key_norm=norms[1] if norms else None,
+            query_norm=norms[0].weight if norms else None,
+            key_norm=norms[1].weight if norms else None,
             norm_eps=config.rms_norm_eps,
         )
 
     def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """Run a step and return the logits [S, vocab] float32 of the batch's `logit_rows`."""
-        kernels = self._kernels
-        hidden = kernels.embed(self._embedding, batch.tokens)
+        return self.logits(self.hidden(batch, cache), batch.logit_rows)
+
+    def hidden(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Run all layers over a step; [T, hidden] before the final norm. Keys and values go to the cache."""
+        hidden = self._kernels.embed(self._embedding, batch.tokens)
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             layer.update(hidden, layer_cache, batch)
-        # only the rows that sample pay for the final norm and the head
-        hidden = kernels.take_rows(hidden, batch.logit_rows)
-        return self._head.logits(kernels.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps))
+        return hidden
+
+    def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Logits [S, vocab] float32 of rows [S] of `hidden`: only those that sample pay for the norm and the head."""
+        return self._head.logits(self._kernels.take_rows(hidden, rows))

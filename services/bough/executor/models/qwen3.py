@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from bough.executor.layers.weights import BuildContext
 from bough.executor.models.llama import LlamaForCausalLM
+from bough.kernels.interface import Norm
 
 
 class Qwen3ForCausalLM(LlamaForCausalLM):
     """Head norms come before the rotation and share their weight between heads."""
 
-    def _head_norms(self, build: BuildContext, name: str) -> tuple[Tensor, Tensor]:
-        size = self.config.head_dim
-        return build.norm(f"{name}.q_norm", size), build.norm(f"{name}.k_norm", size)
+    def _head_norms(self, build: BuildContext, name: str) -> tuple[Norm, Norm]:
+        size, eps = self.config.head_dim, self.config.rms_norm_eps
+        return build.norm(f"{name}.q_norm", size, eps), build.norm(f"{name}.k_norm", size, eps)
