@@ -2,26 +2,26 @@
 # The environment of a GPU machine without a package registry, from what scripts/gpu/prepare gathered. Source it from
 # bash, in any directory, before every command there:  . scripts/gpu/setup.sh
 #
-# The first time it installs .gpu/wheels into $BOUGH_SITE; later that takes no time, and the wheels need not be there.
-# Pieces of a peer (.gpu/vllm/p0/part.00, ...) are kept under $BOUGH_PEERS whenever they are seen, so that they may come
-# one at a time, and are unpacked into $BOUGH_PEERS/vllm/site when the last one has come. A peer's site is never on our
+# The first time it installs .gpu/wheels into $GPU_SITE; later that takes no time, and the wheels need not be there.
+# Pieces of a peer (.gpu/vllm/p0/part.00, ...) are kept under $GPU_PEERS whenever they are seen, so that they may come
+# one at a time, and are unpacked into $GPU_PEERS/vllm/site when the last one has come. A peer's site is never on our
 # own path: it goes to that peer's process alone.
 
-export BOUGH_SITE=${BOUGH_SITE:-${TMPDIR:-/tmp}/bough-site}
-export BOUGH_PEERS=${BOUGH_PEERS:-${TMPDIR:-/tmp}/bough-peers}
+export GPU_SITE=${GPU_SITE:-${TMPDIR:-/tmp}/bough-site}
+export GPU_PEERS=${GPU_PEERS:-${TMPDIR:-/tmp}/bough-peers}
 export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 
 _bough_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 _bough_install() {
-  [ -e "$BOUGH_SITE/.complete" ] && return
+  [ -e "$GPU_SITE/.complete" ] && return
   set -- "$_bough_root"/.gpu/wheels/*.whl
   [ -e "$1" ] || { echo "setup: no wheels in .gpu/wheels: run scripts/gpu/prepare where a registry answers" >&2; return 1; }
-  rm -rf "$BOUGH_SITE"
+  rm -rf "$GPU_SITE"
   python3 -m pip install --quiet --root-user-action ignore --disable-pip-version-check \
-    --no-index --no-deps --no-compile --no-cache-dir --target "$BOUGH_SITE" "$@" || return
+    --no-index --no-deps --no-compile --no-cache-dir --target "$GPU_SITE" "$@" || return
   # Our own sources are used where they lie; what is installed of them is the name and the version.
-  python3 - "$_bough_root/pyproject.toml" "$BOUGH_SITE" <<'PYTHON' || return
+  python3 - "$_bough_root/pyproject.toml" "$GPU_SITE" <<'PYTHON' || return
 import pathlib, sys, tomllib
 project = tomllib.loads(pathlib.Path(sys.argv[1]).read_text())["project"]
 folder = pathlib.Path(sys.argv[2], f"{project['name']}-{project['version']}.dist-info")
@@ -29,21 +29,21 @@ folder.mkdir()
 (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n")
 PYTHON
   # The command in the form that the documentation uses.
-  mkdir -p "$BOUGH_SITE/bin" &&
-    printf '#!/bin/sh\nexec python3 -P -m bough.cli.main "$@"\n' >"$BOUGH_SITE/bin/bough" &&
-    chmod +x "$BOUGH_SITE/bin/bough" && touch "$BOUGH_SITE/.complete"
+  mkdir -p "$GPU_SITE/bin" &&
+    printf '#!/bin/sh\nexec python3 -P -m bough.cli.main "$@"\n' >"$GPU_SITE/bin/bough" &&
+    chmod +x "$GPU_SITE/bin/bough" && touch "$GPU_SITE/.complete"
 }
 
 _bough_peer() { # NAME
-  local parts=$BOUGH_PEERS/$1/parts site=$BOUGH_PEERS/$1/site
-  [ -e "$BOUGH_PEERS/$1/.complete" ] && return
+  local parts=$GPU_PEERS/$1/parts site=$GPU_PEERS/$1/site
+  [ -e "$GPU_PEERS/$1/.complete" ] && return
   mkdir -p "$parts" || return
   local piece
   for piece in "$_bough_root/.gpu/$1"/p*/*; do cp "$piece" "$parts/" || return; done
   (cd "$parts" && sha256sum --quiet --check SHA256SUMS >/dev/null 2>&1) ||
     { echo "setup: $1: $(cd "$parts" && echo part.*) of $(wc -l <"$parts/SHA256SUMS") parts are here" >&2; return 0; }
   rm -rf "$site" && mkdir -p "$site" && cat "$parts"/part.* | xz -dc -T0 | tar x -C "$site" &&
-    touch "$BOUGH_PEERS/$1/.complete" && rm -r "$parts"
+    touch "$GPU_PEERS/$1/.complete" && rm -r "$parts"
 }
 
 _bough_install || return
@@ -53,11 +53,11 @@ for _bough_folder in "$_bough_root"/.gpu/*/; do
   fi
 done
 
-PYTHONPATH=$BOUGH_SITE
+PYTHONPATH=$GPU_SITE
 for _bough_folder in common kernels services lang demo load_tests protos/gen; do
   PYTHONPATH=$PYTHONPATH:$_bough_root/$_bough_folder
 done
 export PYTHONPATH
-case :$PATH: in *:"$BOUGH_SITE/bin":*) ;; *) PATH=$BOUGH_SITE/bin:$PATH ;; esac
+case :$PATH: in *:"$GPU_SITE/bin":*) ;; *) PATH=$GPU_SITE/bin:$PATH ;; esac
 unset _bough_root _bough_folder
 unset -f _bough_install _bough_peer
