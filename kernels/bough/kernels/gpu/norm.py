@@ -8,8 +8,8 @@ that norms a row (`bough.kernels.gpu.linear_gemv`, `linear_dot`) gets the same b
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped]  # ships no types
-import triton.language as tl  # type: ignore[import-untyped]  # ships no types
+import triton
+import triton.language as tl
 from torch import Tensor
 
 _MAX_WIDTH = 32_768
@@ -25,7 +25,7 @@ def require(condition: bool, rule: str) -> None:
 @triton.jit
 def inverse_rms(sum_of_squares, eps, WIDTH: tl.constexpr):
     """1 / sqrt(mean + eps) in float32, of a float64 sum of squares over WIDTH values."""
-    return tl.rsqrt((sum_of_squares / WIDTH).to(tl.float32) + eps)
+    return tl.rsqrt((sum_of_squares * (1.0 / WIDTH)).to(tl.float32) + eps)
 
 
 @triton.jit

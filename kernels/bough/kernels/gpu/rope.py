@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped]  # ships no types
-import triton.language as tl  # type: ignore[import-untyped]  # ships no types
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from bough.kernels.gpu.norm import inverse_rms, pdl_options, require, scale_rounded
