@@ -1,0 +1,395 @@
+"""Paged attention of one query token a line: flash-decoding (Dao, Haziza, Massa and Sizov 2023).
+
+A program serves one key-value head of one line over one part of its context. The query heads of the group are the rows
+of its matrix products, so each page is read once for all of them. Reading is all that this kernel is about: products
+cost next to nothing beside it, and blocks are small so that many programs with loads on the way fit on a
+multiprocessor.
+
+A line whose context is cut into several parts leaves partial sums in a workspace; the program that arrives last, by a
+counter, adds them up. So there is one launch, and what a launch does follows from device memory alone: a CUDA graph
+that holds it can be replayed with other contexts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bough.kernels.gpu.attention_checks import (
+    LOG2_E,
+    PAGE_SIZE,
+    AttentionShape,
+    check_cache,
+    check_index,
+    check_scalars,
+    require,
+)
+
+MAX_SPLITS = 128
+_PROGRAMS_PER_SM = 4
+# Rows of a matrix product: the least that tensor cores take.
+_GROUP_ROWS = 16
+
+
+@triton.jit
+def _combine_parts(
+    out_ptr,
+    partial_ptr,
+    stats_ptr,
+    used,
+    GROUP: tl.constexpr,
+    GROUP_POW2: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_POW2: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Add up the parts of one (line, key-value head); the pointers are those of this pair."""
+    heads = tl.arange(0, GROUP_POW2)
+    dims = tl.arange(0, BLOCK_D)
+    splits = tl.arange(0, SPLITS_POW2)
+    # Other programs wrote these a moment ago: read past the first-level cache, which is not coherent.
+    stats = stats_ptr + splits[:, None] * (2 * GROUP) + heads[None, :]
+    there = (splits[:, None] < used) & (heads[None, :] < GROUP)
+    maxima = tl.load(stats, mask=there, other=float("-inf"), cache_modifier=".cg")
+    sums = tl.load(stats + GROUP, mask=there, other=0.0, cache_modifier=".cg")
+    top = tl.max(maxima, 0)
+    top = tl.where(heads < GROUP, top, 0.0)
+    total = tl.sum(sums * tl.exp2(maxima - top[None, :]), 0)
+
+    acc = tl.zeros([GROUP_POW2, BLOCK_D], dtype=tl.float32)
+    for first in range(0, used, CHUNK):
+        chunk = first + tl.arange(0, CHUNK)
+        present = (chunk[:, None] < used) & (heads[None, :] < GROUP)
+        chunk_maxima = tl.load(
+            stats_ptr + chunk[:, None] * (2 * GROUP) + heads[None, :],
+            mask=present,
+            other=float("-inf"),
+            cache_modifier=".cg",
+        )
+        weights = tl.exp2(chunk_maxima - top[None, :])
+        parts = tl.load(
+            partial_ptr
+            + chunk[:, None, None] * (GROUP * HEAD_DIM)
+            + heads[None, :, None] * HEAD_DIM
+            + dims[None, None, :],
+            mask=present[:, :, None] & (dims[None, None, :] < HEAD_DIM),
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        acc += tl.sum(weights[:, :, None] * parts, 0)
+    acc = acc / tl.where(heads < GROUP, total, 1.0)[:, None]
+    tl.store(
+        out_ptr + heads[:, None] * HEAD_DIM + dims[None, :],
+        acc.to(out_ptr.dtype.element_ty),
+        mask=(heads[:, None] < GROUP) & (dims[None, :] < HEAD_DIM),
+    )
+
+
+@triton.jit
+def _load_pages(pages_ptr, start, first_token, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Page of each token of a block, or the one page that the block is; 0 for tokens that are not seen."""
+    if BLOCK_N == PAGE:
+        pages = tl.load(pages_ptr + start // PAGE, mask=start < end, other=0)
+    else:
+        tokens = start + tl.arange(0, BLOCK_N)
+        pages = tl.load(pages_ptr + tokens // PAGE, mask=(tokens >= first_token) & (tokens < end), other=0)
+    return pages
+
+
+@triton.jit
+def _decode_kernel(
+    out_ptr,
+    queries_ptr,
+    keys_ptr,
+    values_ptr,
+    page_table_ptr,
+    rows_ptr,
+    context_lens_ptr,
+    partial_ptr,
+    stats_ptr,
+    counters_ptr,
+    max_pages,
+    score_scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_POW2: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_POW2: tl.constexpr,
+    MIN_SPLIT_BLOCKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    kv_head = tl.program_id(0)
+    line = tl.program_id(1)
+    split = tl.program_id(2)
+    context = tl.load(context_lens_ptr + line)
+    row = tl.load(rows_ptr + line)
+    if PDL:
+        # Every program waits, also one without work: a launch that ended before the one it follows would let the next
+        # one through too early.
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+    first_token = 0
+    if WINDOW > 0:
+        first_token = tl.maximum(context - WINDOW, 0)
+    first_block = first_token // BLOCK_N
+    num_blocks = tl.cdiv(context, BLOCK_N) - first_block
+    per_split = tl.maximum(tl.cdiv(num_blocks, NUM_SPLITS), MIN_SPLIT_BLOCKS)
+    used = tl.cdiv(num_blocks, per_split)
+    if split >= used:  # also a padding line: it has no blocks
+        return
+    begin = (first_block + split * per_split) * BLOCK_N
+    end = tl.minimum(begin + per_split * BLOCK_N, context)
+
+    heads = tl.arange(0, GROUP_ROWS)
+    dims = tl.arange(0, BLOCK_D)
+    real = (heads[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
+    at = heads[:, None] * HEAD_DIM + dims[None, :]
+    pair = (line * KV_HEADS + kv_head).to(tl.int64)
+    queries = tl.load(queries_ptr + pair * (GROUP * HEAD_DIM) + at, mask=real, other=0.0)
+
+    pages_ptr = page_table_ptr + row.to(tl.int64) * max_pages
+    keys_ptr += kv_head * (PAGE * HEAD_DIM)
+    values_ptr += kv_head * (PAGE * HEAD_DIM)
+    top = tl.full([GROUP_ROWS], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([GROUP_ROWS], dtype=tl.float32)
+    acc = tl.zeros([GROUP_ROWS, BLOCK_D], dtype=tl.float32)
+    at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
+    page = _load_pages(pages_ptr, begin, first_token, end, PAGE, BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        tokens = start + tl.arange(0, BLOCK_N)
+        visible = tokens < end
+        if WINDOW > 0:
+            visible = visible & (tokens >= first_token)
+        if BLOCK_N == PAGE:
+            slots = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + at_slot
+        else:
+            slots = (page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM))[:, None] + at_slot
+        # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
+        page = _load_pages(pages_ptr, start + BLOCK_N, first_token, end, PAGE, BLOCK_N)
+        # Slots beyond the context hold anything, NaN too: they are not read, as zero times NaN would spoil the sum.
+        readable = visible[:, None] & (dims[None, :] < HEAD_DIM)
+        keys = tl.load(keys_ptr + slots, mask=readable, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * score_scale
+        scores = tl.where(visible[None, :], scores, float("-inf"))
+        # Every block holds a visible token, so the maximum is finite.
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shrink = tl.exp2(top - new_top)
+        weights = tl.exp2(scores - new_top[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        values = tl.load(values_ptr + slots, mask=readable, other=0.0)
+        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
+        top = new_top
+
+    out_ptr += pair * (GROUP * HEAD_DIM)
+    if NUM_SPLITS == 1:
+        tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=real)
+    else:
+        if used == 1:
+            tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=real)
+        else:
+            partial_ptr += pair * (NUM_SPLITS * GROUP * HEAD_DIM)
+            stats_ptr += pair * (NUM_SPLITS * 2 * GROUP)
+            tl.store(partial_ptr + split * (GROUP * HEAD_DIM) + at, acc, mask=real)
+            tl.store(stats_ptr + split * (2 * GROUP) + heads, top, mask=heads < GROUP)
+            tl.store(stats_ptr + split * (2 * GROUP) + GROUP + heads, total, mask=heads < GROUP)
+            # One thread counts for the program: all of its threads must have written before it does.
+            tl.debug_barrier()
+            arrived = tl.atomic_add(counters_ptr + pair, 1, sem="acq_rel", scope="gpu")
+            if arrived == used - 1:
+                tl.store(counters_ptr + pair, 0)  # for the next launch
+                _combine_parts(
+                    out_ptr,
+                    partial_ptr,
+                    stats_ptr,
+                    used,
+                    GROUP,
+                    GROUP_POW2,
+                    HEAD_DIM,
+                    BLOCK_D,
+                    NUM_SPLITS,
+                    SPLITS_POW2,
+                    CHUNK,
+                )
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How a decode program is cut: tokens a block, warps, and blocks on the way (software pipeline stages)."""
+
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def decode_config(head_dim: int, dtype: torch.dtype) -> DecodeConfig:
+    """The configuration for a head dimension and a dtype."""
+    if dtype == torch.float32:
+        # Without tensor cores the operands of a product sit in registers: small blocks, more threads.
+        return DecodeConfig(block_n=16 if head_dim > 128 else 32, num_warps=4, num_stages=2)
+    if head_dim > 128:
+        return DecodeConfig(block_n=32, num_warps=4, num_stages=3)
+    return DecodeConfig(block_n=32, num_warps=2, num_stages=4)
+
+
+@dataclass(frozen=True)
+class DecodeWorkspace:
+    """Partial sums of lines that are cut into several parts; may be shared by launches that follow one another.
+
+    `counters` must be zero before a launch and is zero after it. A launch that was torn down half-way leaves it
+    undefined.
+    """
+
+    partials: Tensor  # [lines * H * splits * D] float32: sums of values, not yet divided
+    stats: Tensor  # [lines * H * splits * 2] float32: highest score, sum of weights
+    counters: Tensor  # [lines * kv_heads] int32: parts that have arrived
+
+
+def decode_workspace(
+    max_lines: int, num_heads: int, num_kv_heads: int, head_dim: int, num_splits: int, device: torch.device
+) -> DecodeWorkspace:
+    """A workspace for launches of up to `max_lines` lines and up to `num_splits` parts a line."""
+    parts = max_lines * num_heads * num_splits if num_splits > 1 else 0
+    return DecodeWorkspace(
+        partials=torch.empty(parts * head_dim, dtype=torch.float32, device=device),
+        stats=torch.empty(parts * 2, dtype=torch.float32, device=device),
+        counters=torch.zeros(max_lines * num_kv_heads, dtype=torch.int32, device=device),
+    )
+
+
+def choose_num_splits(num_lines: int, num_kv_heads: int, num_sms: int, *, at_least: int = 1) -> int:
+    """Parts that a context is cut into so that the programs fill the GPU; 1 where the lines alone do.
+
+    Args:
+        num_lines: lines of the launch.
+        num_kv_heads: key-value heads.
+        num_sms: multiprocessors of the GPU.
+        at_least: what long lines among many short ones want: a line is then cut although the lines fill the GPU. Parts
+            without work cost about as much as an empty program; see `min_split_tokens` of `paged_decode_attention`.
+    """
+    require(num_lines > 0, f"num_lines must be positive, not {num_lines}")
+    filling = _PROGRAMS_PER_SM * num_sms // (num_lines * num_kv_heads)
+    return min(max(filling, at_least, 1), MAX_SPLITS)
+
+
+def paged_decode_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    page_table: Tensor,
+    rows: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    out: Tensor,
+    workspace: DecodeWorkspace,
+    num_splits: int,
+    min_split_tokens: int = 64,
+    pdl: bool = False,
+    config: DecodeConfig | None = None,
+) -> Tensor:
+    """Attention of one query token a line over its pages, its own key and value included.
+
+    Index tensors are trusted: what they hold is read by the device and never checked.
+
+    Args:
+        queries: [B, H, D] bfloat16, float16 or float32; D a multiple of 16 up to 256, up to 16 heads a key-value head.
+        keys: [num_pages, kv_heads, 16, D].
+        values: like keys.
+        page_table: [max_rows, max_pages] int32, the pages of a row in order.
+        rows: [B] int32, the row of each line.
+        context_lens: [B] int32, tokens of the row in the cache, this one included; 0 is a padding line: nothing of it
+            is read, and its part of `out` is left alone.
+        scale: factor of the scores, positive.
+        window: tokens that are seen, the own one included; None for all.
+        out: [B, H, D].
+        workspace: from `decode_workspace`, for at least B lines and `num_splits` parts.
+        num_splits: parts a context is cut into at most, 1 to 128; fixed when a CUDA graph is captured.
+        min_split_tokens: a part has at least this many tokens, so that a short context is not cut.
+        pdl: launch while the kernel before still runs (programmatic dependent launch). `rows` and `context_lens` are
+            read at once; the kernels that write them must have ended when the one before this starts.
+        config: replaces the tuned configuration.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    shape = check_cache(queries, keys, values, out)
+    num_lines = queries.shape[0]
+    device = queries.device
+    check_index("page_table", page_table, (None, None), device)
+    check_index("rows", rows, (num_lines,), device)
+    check_index("context_lens", context_lens, (num_lines,), device)
+    check_scalars(scale, window)
+    require(min_split_tokens >= 1, f"min_split_tokens must be at least 1, not {min_split_tokens}")
+    _check_workspace(workspace, shape, num_lines, num_splits, device)
+    if num_lines == 0:
+        return out
+    config = config or decode_config(shape.head_dim, queries.dtype)
+    block_d = triton.next_power_of_2(shape.head_dim)
+    group_pow2 = triton.next_power_of_2(shape.group)
+    splits_pow2 = triton.next_power_of_2(num_splits)
+    # 64 float32 a thread of parts that are added up at once.
+    chunk = max(1, min(splits_pow2, 64 * 32 * config.num_warps // (group_pow2 * block_d)))
+    _decode_kernel[(shape.num_kv_heads, num_lines, num_splits)](
+        out,
+        queries,
+        keys,
+        values,
+        page_table,
+        rows,
+        context_lens,
+        workspace.partials,
+        workspace.stats,
+        workspace.counters,
+        page_table.shape[1],
+        scale * LOG2_E,
+        KV_HEADS=shape.num_kv_heads,
+        GROUP=shape.group,
+        GROUP_POW2=group_pow2,
+        GROUP_ROWS=_GROUP_ROWS,
+        HEAD_DIM=shape.head_dim,
+        BLOCK_D=block_d,
+        PAGE=PAGE_SIZE,
+        BLOCK_N=config.block_n,
+        WINDOW=window or 0,
+        NUM_SPLITS=num_splits,
+        SPLITS_POW2=splits_pow2,
+        MIN_SPLIT_BLOCKS=triton.cdiv(min_split_tokens, config.block_n),
+        CHUNK=chunk,
+        PDL=pdl,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        **({"launch_pdl": True} if pdl else {}),
+    )
+    return out
+
+
+def _check_workspace(
+    workspace: DecodeWorkspace, shape: AttentionShape, num_lines: int, num_splits: int, device: torch.device
+) -> None:
+    require(1 <= num_splits <= MAX_SPLITS, f"num_splits must be 1 to {MAX_SPLITS}, not {num_splits}")
+    parts = num_lines * shape.num_heads * num_splits if num_splits > 1 else 0
+    require(
+        workspace.partials.numel() >= parts * shape.head_dim
+        and workspace.stats.numel() >= parts * 2
+        and workspace.counters.numel() >= num_lines * shape.num_kv_heads,
+        f"workspace is too small for {num_lines} lines in {num_splits} parts",
+    )
+    require(workspace.counters.device == device, f"workspace must be on {device}, not {workspace.counters.device}")

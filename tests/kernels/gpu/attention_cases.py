@@ -1,0 +1,135 @@
+"""Caches, page tables and queries that the tests of the attention kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import triton.language as tl
+import triton.runtime.interpreter as interpreter
+from torch import Tensor
+
+from bough.kernels.gpu.attention_checks import PAGE_SIZE
+from bough.kernels.gpu.attention_reference import paged_attention_reference
+
+
+@contextmanager
+def mended_interpreter() -> Iterator[None]:
+    """Two things that the interpreter of Triton 3.6 does not get right, put right; without effect on a GPU.
+
+    It holds scalars as arrays of one element and makes a loop's bound of one by int(), which NumPy refuses from 2.4 on.
+    And it multiplies matrices of bfloat16, which it holds as uint16, as if they were integers.
+    """
+    patch_tensor = interpreter._patch_lang_tensor
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    def wide(operand: Any) -> Any:
+        if operand.dtype != tl.bfloat16:
+            return operand
+        return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot_of_floats(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, wide(a), wide(b), *rest)
+
+    with (
+        patch.object(interpreter, "_patch_lang_tensor", patched),
+        patch.object(interpreter.InterpreterBuilder, "create_dot", dot_of_floats),
+    ):
+        yield
+
+
+@dataclass
+class AttentionCase:
+    """Lines over a shuffled cache; whatever no line may read is NaN."""
+
+    queries: Tensor  # [T, H, D]
+    keys: Tensor  # [pages, kv_heads, 16, D]
+    values: Tensor
+    page_table: Tensor  # [max_rows, max_pages]
+    rows: Tensor  # [B]
+    query_start: Tensor  # [B + 1]
+    context_lens: Tensor  # [B]
+    window: int | None
+
+    @property
+    def scale(self) -> float:
+        return float(self.queries.shape[-1] ** -0.5)
+
+    def expected(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return paged_attention_reference(
+            self.queries,
+            self.keys,
+            self.values,
+            self.page_table,
+            self.rows,
+            self.query_start,
+            self.context_lens,
+            scale=self.scale,
+            window=self.window,
+            dtype=dtype,
+        )
+
+
+def make_case(
+    lines: list[tuple[int, int]],
+    device: torch.device,
+    *,
+    heads: tuple[int, int] = (4, 2),
+    head_dim: int = 32,
+    dtype: torch.dtype = torch.float32,
+    window: int | None = None,
+    padding_tokens: int = 0,
+) -> AttentionCase:
+    """A case of lines (query tokens, context), each with its own pages in random order.
+
+    Slots behind a context, pages of no line and, with a window, whole pages before the first token that is seen are
+    NaN; page numbers that must not be used point far outside the cache.
+    """
+    random = torch.Generator().manual_seed(0)
+    num_heads, num_kv_heads = heads
+    num_pages = [-(-context // PAGE_SIZE) for _, context in lines]
+    spare = 3
+    pool = torch.randperm(sum(num_pages) + spare, generator=random).to(torch.int32)
+    shape = (len(pool), num_kv_heads, PAGE_SIZE, head_dim)
+    keys = torch.full(shape, float("nan"))
+    values = torch.full(shape, float("nan"))
+    rows = torch.randperm(len(lines) + 2, generator=random)[: len(lines)].to(torch.int32)
+    page_table = torch.full((len(lines) + 2, max(num_pages, default=0) + 2), 2**30, dtype=torch.int32)
+    taken = 0
+    for row, count, (num_queries, context) in zip(rows.tolist(), num_pages, lines, strict=True):
+        pages = pool[taken : taken + count]
+        taken += count
+        first_seen = 0 if window is None else max(context - num_queries + 1 - window, 0)
+        for index in range(first_seen // PAGE_SIZE, count):
+            page = int(pages[index])
+            page_table[row, index] = page
+            filled = min(PAGE_SIZE, context - index * PAGE_SIZE)
+            for cache in (keys, values):
+                cache[page, :, :filled] = torch.randn(num_kv_heads, filled, head_dim, generator=random)
+    query_start = torch.tensor([0, *(n for n, _ in lines)]).cumsum(0).to(torch.int32)
+    queries = torch.randn(int(query_start[-1]) + padding_tokens, num_heads, head_dim, generator=random)
+    return AttentionCase(
+        queries=queries.to(device, dtype),
+        keys=keys.to(device, dtype),
+        values=values.to(device, dtype),
+        page_table=page_table.to(device),
+        rows=rows.to(device),
+        query_start=query_start.to(device),
+        context_lens=torch.tensor([context for _, context in lines], dtype=torch.int32, device=device),
+        window=window,
+    )
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Float32 within 1e-5; bfloat16 and float16 within one unit of their last place of the float64 result, near 1."""
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[actual.dtype]
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
