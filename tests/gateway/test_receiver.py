@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from bough.common.errors import UnavailableError
 from bough.common.sampling import FinishReason
-from bough.gateway.codec import decode_text
+from bough.gateway.codec import deliver_text
 from bough.gateway.errors import ClientGoneError
-from bough.gateway.receiver import Call, TextRow
+from bough.gateway.receiver import Call, Piece, TextRow
 from bough.rpc.v1 import common_pb2, detokenizer_pb2
 
 TEXT = "a🌳bc déf"
@@ -74,8 +75,84 @@ async def test_one_look_gets_all_that_has_gathered() -> None:
     for part in range(3):
         receivers[1].accept(row(part, part + 1))
     receivers[0].accept(row(0, 1))
+    call.notify()
     pieces = await looking
     assert [(piece.index, piece.text) for piece in pieces] == [(1, TEXT[:3]), (0, TEXT[:1])]
+
+
+async def test_text_that_comes_with_the_error_is_handed_out_before_it() -> None:
+    call = Call("test")
+    failed, other = call.add(7, None), call.add(8, None)
+    call.fail(UnavailableError("out of memory"))
+    failed.accept(row(0, 2, finish=FinishReason.ERROR))
+    other.accept(row(0, 1))
+    assert [(piece.index, piece.text, piece.finish) for piece in await call.pieces()] == [
+        (0, TEXT[:2], FinishReason.NONE),
+        (1, TEXT[:1], FinishReason.NONE),
+    ]
+    with pytest.raises(UnavailableError, match="out of memory"):
+        await call.pieces()
+
+
+async def test_pieces_are_handed_over_once_a_message_and_the_end_ends_it() -> None:
+    call = Call("test")
+    receivers = [call.add(request, None) for request in (7, 8)]
+    taken: list[list[str]] = []
+    running = asyncio.create_task(call.each(lambda pieces: taken.append([piece.text for piece in pieces])))
+    await asyncio.sleep(0)
+    for receiver in receivers:
+        receiver.accept(row(0, 1))
+    assert taken == []
+    call.notify()
+    assert taken == [[TEXT[:1], TEXT[:1]]], "without a turn of the loop"
+    for receiver in receivers:
+        receiver.accept(row(1, len(TEXT), finish=FinishReason.STOP))
+        call.notify()
+    await running
+    assert taken[1:] == [[TEXT[1:]], [TEXT[1:]]]
+
+
+async def test_a_taker_that_waits_gets_what_gathered_meanwhile_in_one_piece() -> None:
+    call = Call("test")
+    receiver = call.add(7, None)
+    taken: list[str] = []
+    caught_up = asyncio.Event()
+
+    async def catch_up() -> None:
+        await caught_up.wait()
+
+    def take(pieces: list[Piece]) -> Awaitable[None] | None:
+        taken.append(pieces[0].text)
+        return catch_up() if len(taken) == 1 else None
+
+    running = asyncio.create_task(call.each(take))
+    await asyncio.sleep(0)
+    for start in range(4):
+        receiver.accept(row(start, start + 1))
+        call.notify()
+        await asyncio.sleep(0)
+    assert taken == [TEXT[:1]]
+    caught_up.set()
+    await asyncio.sleep(0.001)
+    assert taken == [TEXT[:1], TEXT[1:4]]
+    call.fail(ClientGoneError())
+    with pytest.raises(ClientGoneError):
+        await running
+
+
+async def test_what_a_taker_raises_ends_the_call_and_not_the_stream_that_feeds_it() -> None:
+    call = Call("test")
+    receiver = call.add(7, None)
+
+    def take(pieces: list[Piece]) -> None:
+        raise ZeroDivisionError
+
+    running = asyncio.create_task(call.each(take))
+    await asyncio.sleep(0)
+    receiver.accept(row(0, 1))
+    call.notify()
+    with pytest.raises(ZeroDivisionError):
+        await running
 
 
 def columns(**change: object) -> detokenizer_pb2.TextColumns:
@@ -87,12 +164,19 @@ def columns(**change: object) -> detokenizer_pb2.TextColumns:
 
 
 def test_columns_come_apart_into_rows() -> None:
-    first, second = decode_text(columns())
-    assert (first.request, first.tokens, first.text, first.finish) == (1, [5, 6], "éx", FinishReason.NONE)
-    assert (second.position, second.offset, second.text, second.stop_string) == (4, 4, "z", "!")
+    call = Call("test")
+    live = {request: call.add(request, None) for request in (1, 2)}
+    live[2].position = live[2].text_offset = 4
+    touched: dict[Call, None] = {}
+    deliver_text(columns(), live, touched)
+    assert list(touched) == [call]
+    first, second = (receiver.take() for receiver in live.values())
+    assert (first.tokens, first.text, first.finish) == ([5, 6], "éx", FinishReason.NONE)
+    assert (second.tokens, second.text, second.next_position) == ([7], "z", 5)
+    assert (second.finish, second.stop_string) == (FinishReason.STOP_STRING, "!")
 
 
 @pytest.mark.parametrize("change", [{"offsets": [0]}, {"lengths": [2]}, {"lengths": [2, 2]}, {"text": "éxzz"}])
 def test_columns_that_do_not_fit_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"short|long|add up"):
-        list(decode_text(columns(**change)))
+        deliver_text(columns(**change), {}, {})

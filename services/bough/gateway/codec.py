@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from bough.common.codec import decode_tokens
 from bough.common.sampling import FinishReason, GrammarKind
@@ -16,27 +16,41 @@ from bough.gateway.domain import (
     TextPrompt,
 )
 from bough.gateway.errors import refuse
-from bough.gateway.receiver import Piece, TextRow, TokenInfo
+from bough.gateway.receiver import Call, Piece, Receiver, TextRow, TokenInfo
 from bough.rpc.v1 import common_pb2, detokenizer_pb2, gateway_pb2
 
 
-def decode_text(message: detokenizer_pb2.TextColumns) -> Iterator[TextRow]:
-    """Rows of a detokenizer's message. Raises ValueError where the columns do not fit each other."""
+def deliver_text(message: detokenizer_pb2.TextColumns, live: Mapping[int, Receiver], touched: dict[Call, None]) -> None:
+    """Hand the rows of a detokenizer's message to their receivers.
+
+    Args:
+        message: The message.
+        live: Receivers by request; rows of other requests are left out.
+        touched: Gets the calls that received something, also when this raises.
+
+    Raises:
+        ValueError: The columns do not fit each other.
+        UnavailableError: Something is missing before a row.
+    """
     batch = decode_tokens(message.tokens)
-    infos = _decode_logprobs(message, batch.tokens) if batch.logprobs else {}
+    tokens = batch.tokens
+    infos = _decode_logprobs(message, tokens) if batch.logprobs else {}
     text, start, text_start, stops = message.text, 0, 0, iter(message.stop_strings)
     for request, position, count, finish, offset, length in zip(
         batch.requests, batch.positions, batch.counts, batch.finish, message.offsets, message.lengths, strict=True
     ):
         end, text_end = start + count, text_start + length
-        row = TextRow(
-            request, position, batch.tokens[start:end], FinishReason(finish), offset, text[text_start:text_end]
-        )
-        if finish == FinishReason.STOP_STRING:
-            row.stop_string = next(stops, "")
-        if count and start in infos:
-            row.logprobs = [infos[i] for i in range(start, end)]
-        yield row
+        receiver = live.get(request)
+        stop_string = next(stops, "") if finish == FinishReason.STOP_STRING else ""
+        if receiver is not None:
+            touched[receiver.call] = None
+            if count == 1 and not finish and start not in infos:
+                receiver.accept_one(position, tokens[start], offset, text[text_start:text_end])
+            else:
+                logprobs = [infos[i] for i in range(start, end)] if count and start in infos else None
+                piece, reason = text[text_start:text_end], FinishReason(finish)
+                row = TextRow(request, position, tokens[start:end], reason, offset, piece, stop_string, logprobs)
+                receiver.accept(row)
         start, text_start = end, text_end
     if text_start != len(text):
         raise ValueError(f"lengths add up to {text_start} characters, the text has {len(text)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,8 @@ from bough.common.requests import Submission
 from bough.common.rpc.channel import call, open_channel
 from bough.common.rpc.endpoints import watch
 from bough.common.rpc.streams import ReconnectingStream
-from bough.gateway.codec import decode_text
-from bough.gateway.receiver import Receiver
+from bough.gateway.codec import deliver_text
+from bough.gateway.receiver import Call, Receiver
 from bough.rpc.v1 import common_pb2, detokenizer_pb2, detokenizer_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -125,12 +126,14 @@ class Copy:
         if message.errors:
             self._on_errors(message.errors)
         if message.HasField("text"):
+            touched: dict[Call, None] = {}
             try:
-                for row in decode_text(message.text):
-                    if (receiver := live.get(row.request)) is not None:
-                        receiver.accept(row)
+                deliver_text(message.text, live, touched)
             except (ValueError, IndexError) as error:
                 raise InternalError(f"{PEER} at {self.address} sent a broken message: {error}") from error
+            finally:
+                for client_call in touched:
+                    client_call.notify()
 
     def _on_errors(self, errors: Iterable[common_pb2.RequestError]) -> None:
         lost: list[Receiver] = []
@@ -333,7 +336,8 @@ class DetokenizerPool:
 
     def _least_loaded(self) -> Copy | None:
         attached = [copy for copy in self._copies.values() if copy.attached]
-        return min(attached, key=lambda copy: len(copy.live), default=None)
+        # Equals in any order: gateways that all began with the same copy would leave the others idle.
+        return min(attached, key=lambda copy: (len(copy.live), random.random()), default=None)
 
     def _give_up(self, since: float) -> None:
         for receiver in [r for r in self._homeless.values() if r.waiting_since <= since]:

@@ -17,7 +17,8 @@ from bough.gateway.domain import GenerationRequest, IdsPrompt, TextPrompt
 from bough.gateway.errors import ClientGoneError, error_body
 from bough.gateway.formats import DONE, ChatFormat, Choice, CompletionFormat, Format, Shape, usage_of
 from bough.gateway.generate import Generator, Running
-from bough.gateway.receiver import Call
+from bough.gateway.http_server import BodyWriter, body_writer
+from bough.gateway.receiver import Call, Piece
 from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody
 from bough.gateway.translate import chat_request, completion_request
 
@@ -90,7 +91,8 @@ class GenerationEndpoints:
             async with self._generator.run(call, plan.request, traceparent=traceparent) as running:
                 style = plan.format_class(call, await self._shape(plan))
                 if plan.stream:
-                    await _stream(running, style, send, include_usage=plan.include_usage)
+                    writer = body_writer(scope)
+                    await _Stream(running, style, writer, include_usage=plan.include_usage).answer(send)
                 else:
                     await send_json(send, 200, await _gather(running, style))
         finally:
@@ -139,47 +141,55 @@ async def _watch_client(receive: Receive, call: Call) -> None:
 
 
 async def _gather(running: Running, style: Format) -> dict[str, Any]:
-    call = running.call
+    call, saw = running.call, running.meter.saw
     choices = [Choice(index) for index in range(len(call.receivers))]
-    num_open = len(choices)
-    while num_open:
-        for piece in await call.pieces():
-            running.meter.saw(piece)
+
+    def take(pieces: list[Piece]) -> None:
+        for piece in pieces:
+            saw(piece)
             choices[piece.index].add(piece)
-            num_open -= bool(piece.finish)
+
+    await call.each(take)
     return style.body(choices, usage_of(call))
 
 
-async def _stream(running: Running, style: Format, send: Send, *, include_usage: bool) -> None:
-    """Write what has come in, at once; what comes in during a write goes out with the next one."""
-    call, meter = running.call, running.meter
-    # Until something came in, an error can still be answered with its own status.
-    pieces = await call.pieces()
-    await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-    num_open = len(call.receivers)
-    while True:
-        events: list[str] = []
-        for piece in pieces:
-            meter.saw(piece)
-            events.append(style.chunk(piece))
-            if piece.finish:
-                num_open -= 1
-        if not num_open:
-            if include_usage:
-                events.append(style.usage_chunk(usage_of(call)))
-            events.append(DONE)
-        data = "".join(events).encode()
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": bool(num_open)})
-        if not num_open:
-            return
+class _Stream:
+    """A call answered by server-sent events: what comes in is written at once, by whoever received it.
+
+    What comes in while the client reads too slowly gathers, and goes out in one piece when it has caught up.
+    """
+
+    def __init__(self, running: Running, style: Format, writer: BodyWriter, *, include_usage: bool) -> None:
+        self._call = running.call
+        self._saw = running.meter.saw
+        self._chunk = style.chunk
+        self._style = style
+        self._write = writer.write
+        self._include_usage = include_usage
+
+    async def answer(self, send: Send) -> None:
+        """Write the whole answer."""
+        # Until something came in, an error can still be answered with its own status.
+        pieces = await self._call.pieces()
+        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
         try:
-            pieces = await call.pieces()
+            if (pause := self._take(pieces)) is not None:
+                await pause
+            await self._call.each(self._take)
         except ClientGoneError:
             raise
         except Exception as error:
-            await _send_error(error, call, send)
+            await _send_error(error, self._call, send)
             return
+        usage = self._style.usage_chunk(usage_of(self._call)) if self._include_usage else ""
+        await send({"type": "http.response.body", "body": (usage + DONE).encode(), "more_body": False})
+
+    def _take(self, pieces: list[Piece]) -> Awaitable[None] | None:
+        events = ""
+        for piece in pieces:
+            self._saw(piece)
+            events += self._chunk(piece)
+        return self._write(events.encode()) if events else None
 
 
 async def _send_error(error: Exception, call: Call, send: Send) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from bough.common.errors import BoughError, UnavailableError
@@ -52,6 +52,10 @@ class Piece:
     stop_string: str
     next_position: int
     """Position of the token after this piece."""
+
+
+Taker = Callable[[list[Piece]], Awaitable[None] | None]
+"""Takes pieces while they come in. What it returns is waited for before it gets any more; None is: go on."""
 
 
 class Receiver:
@@ -104,6 +108,19 @@ class Receiver:
         """Whether the end was received."""
         return self.finish is not FinishReason.NONE
 
+    def accept_one(self, position: int, token: int, offset: int, text: str) -> None:
+        """As `accept`, for a row of one token that ends nothing and carries no log probabilities: nearly every one."""
+        if position != self.position or offset != self.text_offset or self.finish:
+            self.accept(TextRow(self.request, position, [token], FinishReason.NONE, offset, text))
+            return
+        self._tokens.append(token)
+        self.position = position + 1
+        self.num_resumes = 0
+        if text:
+            self._text.append(text)
+            self.text_offset = offset + len(text)
+        self.call.changed[self] = None
+
     def accept(self, row: TextRow) -> None:
         """Take what is new in a row. Raises UnavailableError where something is missing before it."""
         if self.finish:
@@ -126,8 +143,9 @@ class Receiver:
             self.text_offset = row.offset + len(row.text)
         if row.finish:
             self.finish, self.stop_string = row.finish, row.stop_string
-            self.call.num_open -= 1
-        self.call.touch(self)
+            if row.finish is not FinishReason.ERROR and row.finish is not FinishReason.CANCELLED:
+                self.call.num_open -= 1
+        self.call.changed[self] = None
 
     def take(self) -> Piece:
         """What came since the last call; for the call, which hands each piece out once."""
@@ -147,7 +165,11 @@ class Receiver:
 
 
 class Call:
-    """One client call: all its sequences, and the one task that waits for what they receive."""
+    """One client call: all its sequences, and the one task that waits for what they receive.
+
+    Whoever feeds the receivers calls `notify` once after each message, so that what a message brings for several
+    sequences goes out in one piece, and a task is woken for it once or, with `each`, not at all.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -158,40 +180,95 @@ class Call:
         self.receivers: list[Receiver] = []
         """By index: prompt * n + continuation."""
         self.num_open = 0
-        """Sequences that have not ended."""
+        """Sequences that have not ended as they should."""
         self.start_s = time.monotonic()
-        self._changed: dict[Receiver, None] = {}
-        self._error: BaseException | None = None
+        self.changed: dict[Receiver, None] = {}
+        """Receivers with something that was not taken yet."""
+        self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._taker: Taker | None = None
+        self._taken: asyncio.Future[Awaitable[None] | None] | None = None
 
-    def touch(self, receiver: Receiver) -> None:
-        """A receiver has something new."""
-        self._changed[receiver] = None
-        self._wake()
+    def notify(self) -> None:
+        """Receivers have something new, or the call has failed: hand it on."""
+        if self._taker is not None:
+            self._feed(self._taker)
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         """End the call with an error, told to whoever waits; the first error counts."""
         if self._error is None:
             self._error = error
-            self._wake()
+            # Not at once: a message that brings an error may bring text too, which goes first.
+            asyncio.get_running_loop().call_soon(self.notify)
 
     async def pieces(self) -> list[Piece]:
         """What came in since the last call, once there is anything: a piece for each sequence with something new.
 
         Raises:
-            BaseException: The error that the call ended with, after all that came in before it.
+            Exception: The error that the call ended with, after all that came in before it.
         """
-        while not self._changed:
-            if self._error is not None:
-                raise self._error
+        while not (pieces := self._take()):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        changed = list(self._changed)
-        self._changed.clear()
+        return pieces
+
+    async def each(self, take: Taker) -> None:
+        """Hand over pieces as they come in, from within `notify`, until all sequences have ended.
+
+        A task that waits costs a wake-up for each token; this one is woken at the end, and when `take` has it wait.
+
+        Raises:
+            Exception: The error that the call ended with, after all that came in before it; or what `take` raised.
+        """
+        while True:
+            self._taken = asyncio.get_running_loop().create_future()
+            self._taker = take
+            try:
+                self._feed(take)
+                pause = await self._taken
+            finally:
+                self._taker = None
+            if pause is None:
+                return
+            await pause
+
+    def _feed(self, take: Taker) -> None:
+        taken = self._taken
+        if taken is None or taken.done():
+            return
+        try:
+            pieces = self._take()
+            pause = take(pieces) if pieces else None
+            if pause is None and self.num_open and self._error is not None:
+                raise self._error
+        except Exception as error:  # for the task that waits, not for whoever read the message
+            self._taker = None
+            taken.set_exception(error)
+            return
+        if pause is not None or not self.num_open:
+            self._taker = None
+            taken.set_result(pause)
+
+    def _take(self) -> list[Piece]:
+        if not self.changed:
+            if self._error is not None:
+                raise self._error
+            return []
+        changed, self.changed = self.changed, {}
+        pieces = []
         for receiver in changed:
-            if receiver.finish in (FinishReason.ERROR, FinishReason.CANCELLED):
-                raise self._error or _ended(receiver)
-        return [receiver.take() for receiver in changed]
+            piece = receiver.take()
+            if piece.finish is FinishReason.ERROR or piece.finish is FinishReason.CANCELLED:
+                self._error = self._error or _ended(receiver)
+                piece.finish = FinishReason.NONE
+                if not (piece.text or piece.tokens):
+                    continue
+            pieces.append(piece)
+        if not pieces and self._error is not None:
+            raise self._error
+        return pieces
 
     def add(self, request: int, submission: Submission | None) -> Receiver:
         """A receiver for one more sequence."""
@@ -213,10 +290,6 @@ class Call:
             min(receiver.cached_tokens for receiver in self.receivers[start : start + siblings])
             for start in range(0, len(self.receivers), siblings)
         )
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def _ended(receiver: Receiver) -> BoughError:
