@@ -12,8 +12,9 @@ from torch import Tensor
 from bough.kernels.gpu.linear_config import MAX_ROWS, bucket, candidates, choose_config
 from bough.kernels.gpu.linear_dot import DotConfig, Workspace
 from bough.kernels.gpu.linear_gemv import GemvConfig
-from bough.kernels.gpu.linear_small import Norm, SmallLinear, fits, small_linear
+from bough.kernels.gpu.linear_small import SmallLinear, fits, small_linear
 from bough.kernels.gpu.norm import rms_norm
+from bough.kernels.interface import Norm
 
 EPS = 1e-6
 # Triton's interpreter cuts off where bfloat16 is rounded; float16 takes the same way through the kernel and is exact
@@ -122,6 +123,29 @@ def test_calls_repeat_bit_for_bit_and_leave_the_workspace_ready(device: torch.de
         again = small_linear(x, weight, workspace=workspace, config=DOT_SPLIT, out_dtype=torch.float32)
         assert torch.equal(again, first)
         assert not workspace.arrived.any()
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_chain_of_dependent_launches_gives_the_bits_of_launches_apart(
+    device: torch.device, workspace: Workspace, rows: int
+) -> None:
+    depth = 512 if device.type == "cuda" else 64
+    up = [random(2 * depth, depth, device=device, seed=i).div(depth**0.5) for i in range(6)]
+    down = [random(depth, depth, device=device, seed=i + 10).div(depth**0.5) for i in range(6)]
+    norm = Norm(random(depth, device=device, seed=20), EPS)
+    start = random(rows, depth, device=device, seed=21)
+
+    def run(pdl: bool) -> Tensor:
+        residual = start.clone()
+        for first, second in zip(up, down, strict=True):
+            inner = small_linear(residual, first, norm=norm, gated=True, workspace=workspace, pdl=pdl)
+            small_linear(inner, second, residual=residual, workspace=workspace, pdl=pdl)
+        return residual
+
+    apart = run(pdl=False)
+    # the interpreter knows no dependent launches; there it is the repetition that is tested
+    for _ in range(50 if device.type == "cuda" else 1):
+        assert torch.equal(run(pdl=device.type == "cuda"), apart)
 
 
 @pytest.mark.parametrize("rows", [2, 4, 8, 64])

@@ -55,7 +55,8 @@ def _gemv_by_rule(bound: int, num_outputs: int, depth: int) -> GemvConfig:
     if tiles <= 64 * NUM_SMS:
         return GemvConfig(block_n, block_k, num_warps)
     # a vocabulary: programs that live long spare the start of a hundred waves of them
-    return GemvConfig(8 if bound == 1 else 4, block_k, num_warps, max_programs=NUM_SMS * 32 // num_warps)
+    block_n = min(8 if bound == 1 else 4, num_warps * 32 * 64 // block_k)
+    return GemvConfig(block_n, block_k, num_warps, max_programs=NUM_SMS * 32 // num_warps)
 
 
 def _dot_by_rule(bound: int, num_outputs: int, depth: int) -> DotConfig:
@@ -66,7 +67,9 @@ def _dot_by_rule(bound: int, num_outputs: int, depth: int) -> DotConfig:
     splits = 1
     while tiles * splits * 2 <= 4 * NUM_SMS and chunks >= 4 * splits and splits < 8:
         splits *= 2
-    return DotConfig(block_n, block_k, splits, num_stages=4 if bound <= 32 else 3)
+    # no more stages than a split has chunks: shared memory is what bounds the programs of an SM
+    num_stages = min(4 if bound <= 32 else 3, max(2, chunks // splits))
+    return DotConfig(block_n, block_k, splits, num_stages)
 
 
 def candidates(rows: int, num_outputs: int, depth: int) -> list[GemvConfig | DotConfig]:
@@ -83,11 +86,14 @@ def candidates(rows: int, num_outputs: int, depth: int) -> list[GemvConfig | Dot
                         if num_outputs // block_n > 32 * NUM_SMS:
                             found.append(GemvConfig(block_n, block_k, num_warps, NUM_SMS * 32 // num_warps))
         return found
-    for block_n in (64, 128):
-        for block_k, num_stages in ((64, 6), (128, 3), (128, 4)):
-            tiles = triton.cdiv(num_outputs, block_n)
+    # narrow tiles, on the older tensor core instruction, where N alone gives too few programs
+    widths = (32, 64) if num_outputs <= 2048 else (64,) if bound < 32 else (64, 128)
+    for block_n in widths:
+        for block_k, most_stages in ((64, 6), (128, 3 if bound > 32 else 4)):
+            tiles, chunks = triton.cdiv(num_outputs, block_n), triton.cdiv(depth, block_k)
             for splits in (1, 2, 4, 8):
-                fits = splits * block_k * 2 <= depth
-                if fits and (splits == 1 or tiles * splits <= 6 * NUM_SMS) and tiles * splits >= NUM_SMS // 3:
+                num_stages = min(most_stages, max(2, chunks // splits))
+                enough = tiles * splits >= NUM_SMS // 2 or chunks < 4 * splits
+                if enough and (splits == 1 or (chunks >= 2 * splits and tiles * splits <= 6 * NUM_SMS)):
                     found.append(DotConfig(block_n, block_k, splits, num_stages))
     return found

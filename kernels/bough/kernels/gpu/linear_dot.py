@@ -119,7 +119,7 @@ def _finish(
         tl.store(at, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # every number of rows of a bucket runs the same code
 def _dot_kernel(
     x_ptr,
     weight_ptr,

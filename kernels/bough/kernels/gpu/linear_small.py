@@ -6,8 +6,6 @@ result does not depend on the rows beside it within a bucket of `linear_config.b
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,14 +15,7 @@ from bough.kernels.gpu.linear_dot import DotConfig, Workspace
 from bough.kernels.gpu.linear_gemv import GemvConfig
 from bough.kernels.gpu.linear_operands import Operands
 from bough.kernels.gpu.norm import require
-
-
-class Norm(NamedTuple):
-    """An RMS norm that the input of a product goes through."""
-
-    weight: Tensor
-    """[K], dtype of the input."""
-    eps: float
+from bough.kernels.interface import Norm
 
 
 def fits(rows: int, num_outputs: int, depth: int, dtype: torch.dtype) -> bool:
