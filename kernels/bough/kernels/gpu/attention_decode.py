@@ -239,7 +239,7 @@ def decode_config(head_dim: int, dtype: torch.dtype) -> DecodeConfig:
     """The configuration for a head dimension and a dtype."""
     if dtype == torch.float32:
         # Without tensor cores the operands of a product sit in registers: small blocks, more threads.
-        return DecodeConfig(block_n=16 if head_dim > 128 else 32, num_warps=4, num_stages=2)
+        return DecodeConfig(block_n=16, num_warps=4, num_stages=2)
     if head_dim > 128:
         return DecodeConfig(block_n=32, num_warps=4, num_stages=3)
     return DecodeConfig(block_n=32, num_warps=2, num_stages=4)

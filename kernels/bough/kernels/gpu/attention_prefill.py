@@ -205,13 +205,16 @@ class PrefillConfig:
 def prefill_config(head_dim: int, dtype: torch.dtype, *, few: bool = False) -> PrefillConfig:
     """The configuration for a head dimension and a dtype; `few` where wide tiles would not fill the GPU."""
     if dtype == torch.float32:
-        # Without tensor cores the operands of a product sit in registers: small blocks.
-        return PrefillConfig(block_m=32, block_n=16 if head_dim > 128 else 32, num_warps=4, num_stages=2)
-    if few:
-        return PrefillConfig(block_m=64, block_n=64, num_warps=4, num_stages=2 if head_dim > 128 else 3)
+        # Without tensor cores the operands of a product sit in registers: small blocks, more threads.
+        return PrefillConfig(block_m=32, block_n=16, num_warps=8, num_stages=2)
     if head_dim > 128:
-        return PrefillConfig(block_m=128, block_n=64, num_warps=8, num_stages=2)
-    return PrefillConfig(block_m=128, block_n=128 if head_dim > 64 else 64, num_warps=8, num_stages=3)
+        return PrefillConfig(64, 32, 4, 3) if few else PrefillConfig(128, 32, 8, 3)
+    if few:
+        return PrefillConfig(64, 64, 4, 3)
+    if head_dim == 128:
+        return PrefillConfig(128, 128, 8, 3)
+    # Also 80 and 96: what their mask takes in registers leaves no room for wider blocks.
+    return PrefillConfig(128, 64, 8, 3)
 
 
 def paged_prefill_attention(
