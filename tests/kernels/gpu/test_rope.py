@@ -69,13 +69,13 @@ def test_one_launch_equals_norm_rotate_and_write(
     assert torch.equal(values, expected_values)
 
 
-def test_only_padding_leaves_the_cache_alone(device: torch.device) -> None:
-    shape = (1, 1, PAGE_SIZE, 16)
+def test_only_padding_leaves_the_cache_and_what_lies_before_it_alone(device: torch.device) -> None:
+    shape = (3, 1, PAGE_SIZE, 16)
     keys, values = random(*shape, device=device, seed=1), random(*shape, device=device, seed=2)
     before = keys.clone(), values.clone()
     zeros = torch.zeros(3, device=device, dtype=torch.int64)
     qkv = random(3, 3 * 16, device=device, seed=3)
-    norm_rope_store(qkv, zeros, zeros - 1, angles(8, 16, device), None, None, EPS, keys, values, 1)
+    norm_rope_store(qkv, zeros, zeros - 1, angles(8, 16, device), None, None, EPS, keys[1:2], values[1:2], 1)
     assert torch.equal(keys, before[0]) and torch.equal(values, before[1])
 
 
