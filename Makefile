@@ -20,7 +20,7 @@ CONSTRAINTS ?= -c constraints.txt
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help install serve chat test check fmt protos demo-model bench compose-test clean
+.PHONY: help install serve chat test check fmt protos demo-model bench bench-gpu test-gpu compose-test clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,17 @@ BENCH = all --json .bench/result.json --peer-transformers $(PEER_TRANSFORMERS) \
 
 bench: $(DEV) ## Measure speed and memory; the table of the README: make bench [PEER_VLLM=PYTHON] [ARGS="chat --rate 2"]
 	@exec $(BIN)/bough bench $(if $(ARGS),$(ARGS),$(BENCH))
+
+# On a machine with a GPU and a Python of its own that has torch: scripts/gpu/setup.sh makes the rest.
+GPU_PYTHON ?= python3
+bench-gpu: ## Measure on a GPU beside the peers that are there: make bench-gpu [ARGS="--models qwen3-8b --parts offline"]
+	@exec bash -c '. scripts/gpu/setup.sh && exec $(GPU_PYTHON) -m bough.cli.main bench gpu \
+		--peers-dir "$$GPU_PEERS" --json .bench/gpu.json $(ARGS)'
+
+# The plugins that happen to be installed beside pytest there are no part of our tests.
+test-gpu: ## Run the tests of the kernels and of the executor on a GPU: make test-gpu [ARGS="tests/gpu -k decode"]
+	@exec bash -c '. scripts/gpu/setup.sh && export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 && exec $(GPU_PYTHON) -m pytest \
+		-p pytest_asyncio.plugin -p pytest_timeout $(if $(ARGS),$(ARGS),tests/kernels tests/gpu tests/executor)'
 
 compose-test: $(DEV) ## Try the containers; needs a docker engine
 	@$(BIN)/python -m pytest tests/docker $(ARGS)

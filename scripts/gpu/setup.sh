@@ -59,5 +59,13 @@ for _bough_folder in common kernels services lang demo load_tests protos/gen; do
 done
 export PYTHONPATH
 case :$PATH: in *:"$GPU_SITE/bin":*) ;; *) PATH=$GPU_SITE/bin:$PATH ;; esac
+
+# SGLang compiles small kernels at its first start, and needs CUDA's headers and the driver's library for that.
+if [ -d "$GPU_PEERS/sglang/site" ]; then
+  CPATH=$(python3 -c 'import nvidia.cu13; print(list(nvidia.cu13.__path__)[0])')/include
+  mkdir -p "$GPU_PEERS/sglang/lib"
+  ln -sf "$(ldconfig -p | awk '/libcuda.so.1/ { print $NF; exit }')" "$GPU_PEERS/sglang/lib/libcuda.so"
+  export CPATH LIBRARY_PATH=$GPU_PEERS/sglang/lib
+fi
 unset _bough_root _bough_folder
 unset -f _bough_install _bough_peer

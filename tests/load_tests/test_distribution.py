@@ -32,3 +32,12 @@ def test_a_summary_is_in_milliseconds_and_empty_ones_are_zero() -> None:
     distribution.add(0.25)
     assert distribution.summary_ms()["max"] == 250.0
     assert distribution.summary_ms()["mean"] == 250.0
+
+
+def test_merged_distributions_are_as_if_all_values_had_been_added_to_one() -> None:
+    one, other, both = Distribution(), Distribution(), Distribution()
+    for number in range(1, 50):
+        (one if number % 3 else other).add(number / 1000)
+        both.add(number / 1000)
+    one.merge(other)
+    assert (one.count, one.summary_ms()) == (49, both.summary_ms())

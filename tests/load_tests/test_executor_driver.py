@@ -20,6 +20,8 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
         self.most_running = 0
         self.num_steps = 0
         self.prompts: list[list[int]] = []
+        self.temperatures: set[float] = set()
+        self.ends_early = False
         self.fails = False
 
     async def Describe(
@@ -42,7 +44,8 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
                 if order is None:
                     return
                 for admit in order.admits:
-                    left[admit.requests[0]] = admit.sampling.max_tokens
+                    left[admit.requests[0]] = admit.sampling.max_tokens - self.ends_early
+                    self.temperatures.add(admit.sampling.temperature)
                     self.prompts.append(list(admit.prompt))
                 self.most_running = max(self.most_running, len(left))
                 if not left:
@@ -95,3 +98,20 @@ async def test_a_request_that_fails_ends_the_measurement(fake: tuple[FakeExecuto
     servicer.fails = True
     with pytest.raises(ExecutorFailed, match="broken"):
         await asyncio.wait_for(driver.run(Case(prompts=[[1]], output_tokens=1)), 10)
+
+
+async def test_each_request_has_its_own_number_of_tokens_and_the_temperature_of_the_case(
+    fake: tuple[FakeExecutor, ExecutorDriver],
+) -> None:
+    servicer, driver = fake
+    outcome = await driver.run(Case(prompts=[[1], [2], [3]], output_tokens=[5, 1, 3], temperature=0.5))
+    assert (outcome.output_tokens, servicer.num_steps, servicer.temperatures) == (9, 5, {0.5})
+
+
+async def test_an_executor_that_gives_fewer_tokens_than_asked_for_is_not_measured(
+    fake: tuple[FakeExecutor, ExecutorDriver],
+) -> None:
+    servicer, driver = fake
+    servicer.ends_early = True
+    with pytest.raises(ExecutorFailed, match="produced 2 tokens where 3"):
+        await driver.run(Case(prompts=[[1]], output_tokens=3))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bough.load import machine, results
 from bough.load.distribution import Distribution
 from bough.load.generator import Tally
@@ -74,3 +76,8 @@ def test_a_process_and_its_children_are_found() -> None:
         process.communicate(b"\n")
     assert machine.usage(process.pid).resident_mb == 0
     assert machine.command_line(process.pid) == []
+
+
+def test_the_commit_can_be_told_where_there_is_no_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.COMMIT_VARIABLE, "abc1234")
+    assert machine.commit() == "abc1234"

@@ -16,11 +16,19 @@ from bough.common.errors import ModelError
 _EPILOG = """WHAT is one of
   all                 everything below `docs/performance.md`, with the peers that are named
   executor            one executor, driven directly: 1, 16, 64, 256 rows and prefill
+  offline             one executor, driven directly: decode steps, mixed lengths, prefill, shared
+                      prefixes, each beside what one H200 could reach at most
+  http                closed loops on the server at --base-url, 512 tokens in and 256 out, from
+                      several client processes; and chats beside long prompts
+  gpu                 offline and http, for each of --models and each of --engines
   generator           what this load generator itself can take
   tokens, chat, shared-prefix, long-beside-short, burst, soak
                       a load on the server at --base-url, Bough's or any other with OpenAI's API
 """
-_WHAT = ("all", "executor", "generator", "tokens", "chat", "shared-prefix", "long-beside-short", "burst", "soak")
+_WHAT = (
+    *("all", "executor", "offline", "http", "gpu", "generator"),
+    *("tokens", "chat", "shared-prefix", "long-beside-short", "burst", "soak"),
+)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -30,9 +38,9 @@ def run(argv: Sequence[str]) -> int:
         options.model_dir = with_model(Settings(model=options.model_dir)).model
         # Imported late: `bough bench --help` needs none of it.
         from bough.load.children import PeerFailed
-        from bough.load.command import CannotRun
         from bough.load.command import run as measure
         from bough.load.executor_driver import ExecutorFailed
+        from bough.load.served import CannotRun
     except (ModelError, ModuleNotFoundError) as error:
         print(f"bough bench: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -71,11 +79,29 @@ def _parser() -> Parser:
     load.add_argument("--ignore-eos", action="store_true", help="answers of full length, where the server knows it")
     load.add_argument("--no-stream", action="store_true", help="answers in one piece")
 
-    alone = parser.add_argument_group("`executor` and `all`")
+    alone = parser.add_argument_group("`executor`, `offline`, `gpu` and `all`")
     alone.add_argument("--model-dir", type=Path, metavar="DIR", help="Hugging Face directory (default: the demo model)")
     alone.add_argument("--repeats", type=int, default=3, metavar="N", help="median of so many (default 3)")
     alone.add_argument("--port", type=int, default=8200, metavar="N", help="first of ten ports to use (default 8200)")
     alone.add_argument("--log-dir", type=Path, default=Path(".bench"), metavar="DIR", help="default %(default)s")
     alone.add_argument("--peer-vllm", type=Path, metavar="PYTHON", help="interpreter that has vLLM")
     alone.add_argument("--peer-transformers", type=Path, metavar="PYTHON", help="interpreter that has transformers")
+
+    gpu = parser.add_argument_group("`offline`, `http` and `gpu`")
+    gpu.add_argument("--small", action="store_true", help="sizes that a CPU does in a minute")
+    gpu.add_argument(
+        "--clients", type=int, metavar="N", help="client processes (default: half of the cores, 4 at most)"
+    )
+    gpu.add_argument("--executor-address", metavar="ADDRESS", help="of `offline`: a running executor")
+    gpu.add_argument("--executor-flags", default="", metavar="FLAGS", help="settings of our executor, in one word")
+    gpu.add_argument("--serve-flags", default="", metavar="FLAGS", help="flags of `bough serve`, in one word")
+    gpu.add_argument(
+        "--models",
+        default="qwen3-0.6b,qwen3-8b",
+        metavar="NAMES",
+        help="of `gpu`: shapes, or directories (%(default)s)",
+    )
+    gpu.add_argument("--engines", default="bough,vllm,sglang", metavar="NAMES", help="of `gpu` (default %(default)s)")
+    gpu.add_argument("--parts", default="offline,http", metavar="NAMES", help="of `gpu` (default %(default)s)")
+    gpu.add_argument("--peers-dir", type=Path, metavar="DIR", help="of `gpu`: has NAME/site for each other engine")
     return parser

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bough.common.config import SERVICES
 from bough.load import machine
-from bough.load.children import PeerFailed, server
+from bough.load.children import PeerFailed, own_path, server
 from bough.load.http_client import Target, exchange
 from bough.load.machine import Usage
 
@@ -49,7 +49,7 @@ class RunningServer:
 async def bough_server(model_dir: Path, port: int, log: Path, *flags: str) -> AsyncIterator[RunningServer]:
     """`bough serve`, ready."""
     command = [sys.executable, "-P", "-m", "bough.cli.main", "serve", str(model_dir), "--port", str(port), *flags]
-    async with ready_server(command, "/ready", port, log) as running:
+    async with ready_server(command, "/ready", port, log, own_path()) as running:
         yield running
 
 
@@ -62,7 +62,7 @@ async def ready_server(
     began = time.perf_counter()
     async with server(command, log, environment) as pid:
         while (await exchange(target, target.get(path), timeout_s=10.0)).status != 200:
-            if time.perf_counter() - began > 300 or not machine.command_line(pid)[0]:
+            if time.perf_counter() - began > 300 or not any(machine.command_line(pid)):
                 raise PeerFailed(f"{' '.join(command[:4])} does not get ready; see {log}")
             await asyncio.sleep(_POLL_S)
         yield RunningServer(target=target, pid=pid, ready_s=time.perf_counter() - began)

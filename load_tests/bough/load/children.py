@@ -39,6 +39,11 @@ async def _group_ended(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def own_path() -> dict[str, str]:
+    """What a process of ours needs where our packages are found by PYTHONPATH; nothing where they are installed."""
+    return {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+
+
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     # A peer's interpreter has an environment of its own, and must not find ours on its path.
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -51,15 +56,17 @@ class Worker:
     Args:
         process: The program, with pipes.
         log: Where its standard error goes.
+        pauses: Stop it while it has no case to run.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, *, pauses: bool = True) -> None:
         self._process = process
         self._log = log
+        self._pauses = pauses
         self.ready: dict[str, Any] = {}
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Wait for its first line. From then on it is stopped whenever it has no case to run."""
+        """Wait for its first line. From then on it may be stopped whenever it has no case to run."""
         self.ready = await self._read(timeout_s)
         self._signal(signal.SIGSTOP)
 
@@ -74,6 +81,8 @@ class Worker:
         return answer
 
     def _signal(self, number: signal.Signals) -> None:
+        if not self._pauses:
+            return
         # An engine that waits may still spin on the cores on which another one is being measured.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
@@ -90,7 +99,7 @@ class Worker:
 
 @asynccontextmanager
 async def worker(
-    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, *, pauses: bool = True
 ) -> AsyncIterator[Worker]:
     """A worker, started; not ready yet."""
     with log.open("wb") as stderr:
@@ -104,7 +113,7 @@ async def worker(
             start_new_session=True,
         )
     try:
-        yield Worker(process, log)
+        yield Worker(process, log, pauses=pauses)
     finally:
         await _group_ended(process)
 

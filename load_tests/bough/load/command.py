@@ -5,29 +5,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import json
 import random
+import shlex
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bough.load import ceiling, results
+from bough.load import ceiling, gpu_bench, gpu_report, results
 from bough.load.cases import decode_case, median, prefill_case
+from bough.load.client_processes import processes_for
 from bough.load.comparison import DECODE_ROWS, Comparison, Peers
 from bough.load.executor_driver import Case, executor
 from bough.load.generator import Generator, Plan
-from bough.load.http_client import Target, exchange
+from bough.load.http_client import Target
 from bough.load.scenarios import SCENARIOS, Arrivals, Options
+from bough.load.served import CannotRun, only_model
 
 _REFRESH_S = 0.25
-
-
-class CannotRun(Exception):
-    """The options do not go together, or no server answers; the text is for the user."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,10 +39,46 @@ def run(options: argparse.Namespace) -> int:
         print(results.load_table(measured))
     elif options.what == "all":
         print(results.report(result))
+    elif options.what in ("offline", "http", "gpu"):
+        print(gpu_report.report(result))
     else:
         for name, value in measured.items():
             print(f"{name}: {value}")
     return 1 if measured.get("errors") else 0
+
+
+def _on_gpu(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
+    plan = gpu_bench.GpuOptions(
+        models=_names(options.models, None, "--models"),
+        engines=_names(options.engines, gpu_bench.ENGINES, "--engines"),
+        parts=_names(options.parts, gpu_bench.PARTS, "--parts"),
+        small=options.small,
+        repeats=options.repeats,
+        first_port=options.port,
+        clients=options.clients or processes_for(),
+        log_dir=options.log_dir,
+        peers_dir=options.peers_dir,
+        executor_flags=shlex.split(options.executor_flags),
+        serve_flags=shlex.split(options.serve_flags),
+    )
+    if options.what == "offline":
+        return gpu_bench.offline(options.model_dir, plan, options.executor_address, _say)
+    if options.what == "http":
+        return gpu_bench.http(Target.parse(options.base_url, options.api_key), options.model_dir, plan, _say)
+
+    def save(found: dict[str, Any]) -> None:
+        if options.json is not None:
+            results.write(options.json, results.document(options.what, {"repeats": options.repeats}, found))
+
+    return gpu_bench.GpuBench(plan, _say, save).run()
+
+
+def _names(text: str, known: Sequence[str] | None, flag: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if known is not None and name not in known]
+    if unknown or not names:
+        raise CannotRun(f"{flag} {text!r}: some of {', '.join(known or ())} are accepted, with commas between them")
+    return names
 
 
 def _measurement(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
@@ -54,6 +88,8 @@ def _measurement(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, A
         return _executor(options)
     if options.what == "generator":
         return ceiling.measure()
+    if options.what in ("offline", "http", "gpu"):
+        return _on_gpu(options)
     peers = Peers(vllm=options.peer_vllm, transformers=options.peer_transformers)
     comparison = Comparison(
         options.model_dir,
@@ -73,7 +109,7 @@ def _say(text: str) -> None:
 async def _load(options: argparse.Namespace) -> dict[str, Any]:
     scenario = SCENARIOS[options.what]
     target = Target.parse(options.base_url, options.api_key)
-    model = options.model or await _only_model(target)
+    model = options.model or await only_model(target)
     source = scenario.requests(
         Options(
             model=model,
@@ -109,13 +145,6 @@ def _plan(options: argparse.Namespace) -> Plan:
         duration_s=options.duration if given else scenario.duration_s,
         seed=options.seed,
     )
-
-
-async def _only_model(target: Target) -> str:
-    answer = await exchange(target, target.get("/v1/models"), timeout_s=10.0)
-    if answer.error is not None:
-        raise CannotRun(f"no model list at {target.host}:{target.port} ({answer.error})")
-    return str(json.loads(answer.body)["data"][0]["id"])
 
 
 async def _with_progress(generator: Generator, title: str) -> dict[str, Any]:

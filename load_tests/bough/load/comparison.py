@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -86,7 +87,8 @@ class Comparison:
         return {"versions": versions, "tokens_per_s": found}
 
     def _vllm(self, python: Path) -> Any:
-        program = [str(python), str(_PEERS / "vllm_offline.py"), str(self._model_dir), str(max(DECODE_ROWS))]
+        options = json.dumps({"max_model_len": 4096, "max_num_seqs": max(DECODE_ROWS)})
+        program = [str(python), str(_PEERS / "vllm_offline.py"), str(self._model_dir), options]
         return worker(program, self._log_dir / "vllm-offline.log", _VLLM_ENVIRONMENT)
 
     async def _offline_rounds(self, driver: ExecutorDriver, engines: dict[str, Worker]) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class Comparison:
             return prefill_case(self._rng) if name == PREFILL else decode_case(self._rng, int(name))
 
         case = fresh()
-        tokens = sum(map(len, case.prompts)) if name == PREFILL else len(case.prompts) * case.output_tokens
+        tokens = sum(map(len, case.prompts)) if name == PREFILL else sum(case.outputs)
         rates = {"bough": tokens / (await driver.run(case)).seconds}
         for engine, peer in engines.items():
             # transformers takes minutes for 256 rows and 16 long prompts; the issue compares it at 64.
@@ -119,7 +121,9 @@ class Comparison:
             if is_first and engine == "transformers":
                 continue
             case = fresh()
-            answer = await peer.ask({"prompts": case.prompts, "output_tokens": case.output_tokens})
+            answer = await peer.ask(
+                {"prompts": case.prompts, "output_tokens": case.outputs, "temperature": case.temperature}
+            )
             rates[engine] = tokens / answer["seconds"]
         return rates
 

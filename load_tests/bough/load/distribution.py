@@ -27,6 +27,13 @@ class Distribution:
         self.largest_s = max(self.largest_s, duration_s)
         self._buckets[round(math.log(max(duration_s, _SMALLEST_S)) * _BUCKETS_PER_E)] += 1
 
+    def merge(self, other: Distribution) -> None:
+        """Take in all durations of another one."""
+        self.count += other.count
+        self.largest_s = max(self.largest_s, other.largest_s)
+        self._sum_s += other._sum_s
+        self._buckets.update(other._buckets)
+
     def percentile(self, percent: float) -> float:
         """The duration that `percent` of all do not exceed, seconds; 0 when there are none."""
         wanted = max(1, math.ceil(self.count * percent / 100))

@@ -21,7 +21,7 @@ from bough.load.children import ended
 from bough.rpc.v1 import executor_pb2 as pb
 from bough.rpc.v1 import executor_pb2_grpc
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 300.0
 
 
 class ExecutorFailed(Exception):
@@ -30,12 +30,21 @@ class ExecutorFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Prompts to run, so many at once, all of one output length, greedy and without an end of their own."""
+    """Prompts to run, so many at once, without an end of their own."""
 
     prompts: Sequence[Sequence[int]]
-    output_tokens: int
+    output_tokens: int | Sequence[int]
+    """Of each request: one number for all, or one a prompt."""
     concurrency: int | None = None
     """Requests under way at once; all when None."""
+    temperature: float = 0.0
+
+    @property
+    def outputs(self) -> list[int]:
+        """Tokens that each request produces."""
+        if isinstance(self.output_tokens, int):
+            return [self.output_tokens] * len(self.prompts)
+        return list(self.output_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +62,40 @@ class Outcome:
 
 
 @asynccontextmanager
-async def executor(model_dir: Path) -> AsyncIterator[ExecutorDriver]:
-    """An executor as a process of its own, ready."""
+async def executor(model_dir: Path, flags: Sequence[str] = ()) -> AsyncIterator[ExecutorDriver]:
+    """An executor as a process of its own, ready.
+
+    Args:
+        model_dir: The model directory.
+        flags: Settings of the executor as flags, such as `--load-format`, `dummy`.
+    """
     with tempfile.TemporaryDirectory(prefix="bough-bench-") as run_dir:
         settings = Settings(model=model_dir, run_dir=Path(run_dir), log_level="warning")
         command = [sys.executable, "-P", "-m", "bough.cli.main", "service", "executor", "--log-level", "warning"]
-        process = await asyncio.create_subprocess_exec(*command, "--model", str(model_dir), "--run-dir", run_dir)
+        command += ["--model", str(model_dir), "--run-dir", run_dir, *flags]
+        began = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(*command)
         channel = open_channel(settings.address_of("executor"))
         try:
             driver = ExecutorDriver(channel, process.pid)
             await driver.until_ready(process)
+            driver.ready_s = time.perf_counter() - began
             yield driver
         finally:
             await channel.close()
             await ended(process)
+
+
+@asynccontextmanager
+async def running_executor(address: str) -> AsyncIterator[ExecutorDriver]:
+    """An executor that somebody else started, at an address such as `unix:/run/bough/executor.sock`."""
+    channel = open_channel(address)
+    try:
+        driver = ExecutorDriver(channel, 0)
+        await driver.until_ready(None)
+        yield driver
+    finally:
+        await channel.close()
 
 
 class ExecutorDriver:
@@ -82,18 +111,21 @@ class ExecutorDriver:
         self._epoch = new_epoch()
         self._ids = itertools.count(1)
         self.pid = pid
+        self.ready_s: float | None = None
+        """Seconds from the start of the process until the model was loaded; None for one that was running."""
 
-    async def until_ready(self, process: asyncio.subprocess.Process) -> None:
+    async def until_ready(self, process: asyncio.subprocess.Process | None) -> None:
         """Wait until the model is loaded. ExecutorFailed when the process ends or takes too long."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < deadline_s and process.returncode is None:
+        while time.monotonic() < deadline_s and (process is None or process.returncode is None):
             try:
                 if (await self._stub.Describe(pb.ExecutorDescribeRequest())).HasField("capacity"):
                     return
             except grpc.aio.AioRpcError:
                 pass
             await asyncio.sleep(0.05)
-        raise ExecutorFailed(f"the executor is not ready (exit status {process.returncode})")
+        state = "" if process is None else f" (exit status {process.returncode})"
+        raise ExecutorFailed(f"the executor is not ready{state}")
 
     async def run(self, case: Case) -> Outcome:
         """Run a case on a stream of its own."""
@@ -108,8 +140,10 @@ class ExecutorDriver:
             call.cancel()
 
     async def _run(self, call: grpc.aio.StreamStreamCall[pb.RunRequest, pb.RunResponse], case: Case) -> Outcome:
-        waiting = [self._admit(prompt, case.output_tokens) for prompt in reversed(case.prompts)]
-        free = case.concurrency or len(waiting)
+        outputs = case.outputs
+        waiting = [self._admit(*one, case.temperature) for one in zip(case.prompts, outputs, strict=True)]
+        waiting.reverse()
+        free = min(case.concurrency or len(waiting), len(waiting))
         remaining, produced, number = len(waiting), 0, itertools.count(2)
         steps_us: list[int] = []
         began = time.perf_counter()
@@ -126,6 +160,8 @@ class ExecutorDriver:
                 admits = [waiting.pop() for _ in range(min(num_ended, len(waiting)))]
                 await call.write(pb.RunRequest(seq=next(number), ack=message.seq, admits=admits))
         seconds = time.perf_counter() - began
+        if produced != sum(outputs):
+            raise ExecutorFailed(f"the executor produced {produced} tokens where {sum(outputs)} were asked for")
         return Outcome(
             seconds=seconds,
             prompt_tokens=sum(map(len, case.prompts)),
@@ -133,10 +169,11 @@ class ExecutorDriver:
             median_step_us=sorted(steps_us)[len(steps_us) // 2],
         )
 
-    def _admit(self, prompt: Sequence[int], output_tokens: int) -> pb.Admit:
+    def _admit(self, prompt: Sequence[int], output_tokens: int, temperature: float) -> pb.Admit:
         number = next(self._ids)
         admit = pb.Admit(requests=[number], prompt=prompt, order=number)
         admit.sampling.max_tokens = output_tokens
+        admit.sampling.temperature = temperature
         admit.sampling.ignore_eos = True
         admit.sampling.top_p = 1.0
         admit.sampling.repetition_penalty = 1.0

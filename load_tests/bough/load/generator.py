@@ -66,6 +66,14 @@ class Tally:
         if len(times) > 1 and num_output > 1:
             self.tpot.add((times[-1] - times[0]) / (num_output - 1))
 
+    def merge(self, other: Tally) -> None:
+        """Take in all answers of another one."""
+        for name in ("completed", "went_away", "prompt_tokens", "cached_tokens", "output_tokens", "chunks"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors.update(other.errors)
+        for name in ("ttft", "itl", "tpot", "e2e"):
+            getattr(self, name).merge(getattr(other, name))
+
     def summary(self, duration_s: float) -> dict[str, Any]:
         """Everything as plain numbers; durations in milliseconds."""
         return {
@@ -100,7 +108,7 @@ class Generator:
         self._plan = plan
         self._made = 0
         self._began_s = 0.0
-        self._labels: dict[str, Tally] = {}
+        self.labels: dict[str, Tally] = {}
         self._largest_lag_s = 0.0
         self.tally = Tally()
         self.under_way = 0
@@ -134,8 +142,8 @@ class Generator:
         summary |= self.tally.summary(duration_s)
         if self._plan.arrivals.concurrency is None:
             summary["largest_lag_ms"] = round(1000 * self._largest_lag_s, 3)
-        if len(self._labels) > 1:
-            summary["by_label"] = {label: tally.summary(duration_s) for label, tally in sorted(self._labels.items())}
+        if len(self.labels) > 1:
+            summary["by_label"] = {label: tally.summary(duration_s) for label, tally in sorted(self.labels.items())}
         return summary
 
     def _next(self) -> Request | None:
@@ -177,4 +185,4 @@ class Generator:
         finally:
             self.under_way -= 1
         self.tally.add(request, answer)
-        self._labels.setdefault(request.label, Tally()).add(request, answer)
+        self.labels.setdefault(request.label, Tally()).add(request, answer)

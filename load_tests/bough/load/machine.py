@@ -6,10 +6,14 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc")
+_PACKAGES = ("torch", "triton", "grpcio", "protobuf")
+COMMIT_VARIABLE = "LOAD_COMMIT"
+"""Environment variable with the commit, for a machine that has the files without their history."""
 
 
 def describe() -> dict[str, Any]:
@@ -21,11 +25,34 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
+        "gpus": gpus(),
+        "versions": {name: number for name in _PACKAGES if (number := _version(name)) is not None},
     }
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name, driver and memory of each NVIDIA GPU; none where there is no driver."""
+    fields = ("name", "driver_version", "memory.total")
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line]
+    return [dict(zip(("name", "driver", "memory"), row, strict=True)) for row in rows]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str:
     """The commit of the checkout that this file is in, `+` for uncommitted changes; `unknown` outside of one."""
+    if os.environ.get(COMMIT_VARIABLE):
+        return os.environ[COMMIT_VARIABLE]
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

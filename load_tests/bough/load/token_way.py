@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bough.load.bough_server import bough_server
-from bough.load.children import server
+from bough.load.children import own_path, server
 from bough.load.distribution import Distribution
 from bough.load.http_client import Target
 
@@ -51,7 +51,7 @@ async def measure(model_dir: Path, port: int, log_dir: Path, streams: Streams) -
     with tempfile.TemporaryDirectory(prefix="bough-bench-") as folder:
         run_dir, steps = Path(folder), log_dir / "steps.txt"
         module = [sys.executable, "-P", "-m", "bough.load.traced_executor"]
-        async with server([*module, str(model_dir), folder, str(steps)], log_dir / "traced-executor.log"):
+        async with server([*module, str(model_dir), folder, str(steps)], log_dir / "traced-executor.log", own_path()):
             address = f"unix:{run_dir / 'executor.sock'}"
             # The launcher's folder is another one: it removes the sockets that it finds in its own.
             flags = ("--executor-address", address, "--log-level", "warning", "--served-model-name", "bench")

@@ -1,6 +1,6 @@
 """transformers' batched `generate` as a worker: `PYTHON transformers_generate.py MODEL_DIR`.
 
-Reads a JSON line per case from standard input and writes one per case to standard output; see `bough.load.workers`.
+Reads a JSON line per case from standard input and writes one per case to standard output; see `bough.load.children`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     for line in sys.stdin:
         case = json.loads(line)
         prompts = torch.tensor(case["prompts"])
-        count = case["output_tokens"]
+        count = case["output_tokens"][0]
         began = time.perf_counter()
         with torch.inference_mode():
             output = model.generate(

@@ -1,6 +1,7 @@
-"""vLLM's offline engine as a worker: `PYTHON vllm_offline.py MODEL_DIR MAX_ROWS`, in vLLM's own environment.
+"""vLLM's offline engine as a worker: `PYTHON vllm_offline.py MODEL_DIR OPTIONS`, in vLLM's own environment.
 
-Reads a JSON line per case from standard input and writes one per case to standard output; see `bough.load.workers`.
+OPTIONS is a JSON object of arguments of `vllm.LLM`. Reads a JSON line per case from standard input and writes one
+per case to standard output; see `bough.load.children`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ def main() -> None:
     os.dup2(2, 1)
     vllm: Any = importlib.import_module("vllm")
     began = time.perf_counter()
-    engine = vllm.LLM(
-        model=sys.argv[1], dtype="bfloat16", max_model_len=4096, max_num_seqs=int(sys.argv[2]), disable_log_stats=True
-    )
+    engine = vllm.LLM(model=sys.argv[1], dtype="bfloat16", disable_log_stats=True, **json.loads(sys.argv[2]))
     print(json.dumps({"ready_s": time.perf_counter() - began, "version": vllm.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         case = json.loads(line)
-        sampling = vllm.SamplingParams(
-            temperature=0.0, ignore_eos=True, max_tokens=case["output_tokens"], detokenize=False
-        )
+        sampling = [
+            vllm.SamplingParams(temperature=case["temperature"], ignore_eos=True, max_tokens=count, detokenize=False)
+            for count in case["output_tokens"]
+        ]
         prompts = [{"prompt_token_ids": prompt} for prompt in case["prompts"]]
         began = time.perf_counter()
         outputs = engine.generate(prompts, sampling, use_tqdm=False)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bough.load import gpu_bench, gpu_peers
+from bough.load.gpu_bench import GpuBench, GpuOptions
+
+WORKER = """
+import json, os, sys
+assert os.environ["PYTHONPATH"].endswith("/vllm/site"), os.environ["PYTHONPATH"]
+assert json.loads(sys.argv[2])["load_format"] == "dummy"
+print(json.dumps({"ready_s": 1.5, "version": "9"}), flush=True)
+for line in sys.stdin:
+    case = json.loads(line)
+    tokens = sum(case["output_tokens"])
+    print(json.dumps({"seconds": tokens / 1000, "output_tokens": tokens - MISSING}), flush=True)
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> GpuOptions:
+    (tmp_path / "peers" / "vllm" / "site").mkdir(parents=True)
+    return GpuOptions(
+        models=["qwen3-0.6b"],
+        engines=["vllm", "sglang"],
+        parts=["offline"],
+        small=True,
+        repeats=1,
+        log_dir=tmp_path / "logs",
+        peers_dir=tmp_path / "peers",
+    )
+
+
+def use_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, missing: int) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text(WORKER.replace("MISSING", str(missing)))
+    peer = replace(gpu_peers.VLLM, program=str(program))
+    monkeypatch.setitem(gpu_peers.PEERS, "vllm", peer)
+
+
+async def test_a_peer_runs_all_workloads_from_its_own_folder_and_an_absent_one_is_left_out(
+    options: GpuOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_worker(tmp_path, monkeypatch, missing=0)
+    said: list[str] = []
+    saved: list[dict[str, Any]] = []
+    found = await GpuBench(options, said.append, saved.append).run()
+    model = found["models"]["qwen3-0.6b"]
+    assert list(model["engines"]) == ["vllm"] and "sglang is not there: left out" in said
+    values = model["engines"]["vllm"]["values"]
+    assert values["ready"] == 1.5 and values["decode 8"] == pytest.approx(8.0)  # a millisecond a token and row
+    assert values["mixed"] == pytest.approx(1000)
+    assert set(values) - {"ready"} == set(model["floors"])
+    assert saved[-1] == found
+
+
+async def test_a_peer_that_fails_is_told_and_the_others_go_on(
+    options: GpuOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_worker(tmp_path, monkeypatch, missing=1)
+    found = await GpuBench(options, lambda _: None, lambda _: None).run()
+    assert "produced" in found["errors"]["qwen3-0.6b, vllm, offline"]
+
+
+def test_a_directory_without_weights_is_served_with_made_up_ones(tmp_path: Path) -> None:
+    assert gpu_bench.format_flags(tmp_path) == ["--load-format", "dummy"]
+    (tmp_path / "model.safetensors").touch()
+    assert gpu_bench.format_flags(tmp_path) == []
