@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,11 @@ class AttentionCase:
     query_start: Tensor  # [B + 1]
     context_lens: Tensor  # [B]
     window: int | None
+
+    def overwrite(self, other: AttentionCase) -> None:
+        """Take over what another case of the same shapes holds, in place."""
+        for name in ("queries", "keys", "values", "page_table", "rows", "query_start", "context_lens"):
+            getattr(self, name).copy_(getattr(other, name))
 
     @property
     def scale(self) -> float:
@@ -127,6 +132,18 @@ def make_case(
         context_lens=torch.tensor([context for _, context in lines], dtype=torch.int32, device=device),
         window=window,
     )
+
+
+def captured(launch: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The launch as a CUDA graph that can be replayed; without a GPU the launch itself."""
+    if device.type == "cpu":
+        return launch
+    launch()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        launch()
+    return graph.replay
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:

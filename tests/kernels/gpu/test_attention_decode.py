@@ -13,7 +13,13 @@ from bough.kernels.gpu.attention_decode import (
     decode_workspace,
     paged_decode_attention,
 )
-from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, make_case, mended_interpreter
+from tests.kernels.gpu.attention_cases import (
+    AttentionCase,
+    assert_close,
+    captured,
+    make_case,
+    mended_interpreter,
+)
 
 _SENTINEL = 7.0
 
@@ -30,6 +36,8 @@ def _attend(
     min_split_tokens: int = 16,
     workspace: DecodeWorkspace | None = None,
     config: DecodeConfig | None = None,
+    out: Tensor | None = None,
+    pdl: bool = False,
 ) -> Tensor:
     with mended_interpreter():
         return paged_decode_attention(
@@ -41,11 +49,12 @@ def _attend(
             case.context_lens,
             scale=case.scale,
             window=case.window,
-            out=torch.full_like(case.queries, _SENTINEL),
+            out=torch.full_like(case.queries, _SENTINEL) if out is None else out,
             workspace=workspace or _workspace(case, num_splits),
             num_splits=num_splits,
             min_split_tokens=min_split_tokens,
             config=config,
+            pdl=pdl,
         )
 
 
@@ -108,6 +117,26 @@ def test_a_workspace_serves_one_launch_after_another_with_other_contexts(device:
         expected[case.context_lens == 0] = _SENTINEL
         assert_close(_attend(case, num_splits=8, workspace=workspace), expected)
         assert not workspace.counters.any()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_captured_launch_follows_what_device_memory_holds(device: torch.device, early: bool) -> None:
+    case = make_case(_decodes(500, 0, 64, 20, 333), device)
+    workspace, out = _workspace(case, 8), torch.empty_like(case.queries)
+    pdl = early and device.type == "cuda"
+
+    def launch() -> None:  # twice in a row: the second may start while the first still runs
+        _attend(case, num_splits=8, workspace=workspace, out=out, pdl=pdl)
+        _attend(case, num_splits=8, workspace=workspace, out=out, pdl=pdl)
+
+    replay = captured(launch, device)
+    for contexts in ((20, 500, 333, 0, 64), (333, 64, 20, 500, 0)):
+        case.overwrite(make_case(_decodes(*contexts), device))
+        out.fill_(_SENTINEL)
+        replay()
+        expected = case.expected()
+        expected[case.context_lens == 0] = _SENTINEL
+        assert_close(out, expected)
 
 
 def test_a_context_shorter_than_two_parts_is_not_cut(device: torch.device) -> None:

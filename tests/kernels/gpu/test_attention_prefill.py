@@ -7,14 +7,27 @@ import torch
 from torch import Tensor
 
 from bough.kernels.gpu.attention_prefill import PrefillConfig, paged_prefill_attention
-from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, make_case, mended_interpreter
+from tests.kernels.gpu.attention_cases import (
+    AttentionCase,
+    assert_close,
+    captured,
+    make_case,
+    mended_interpreter,
+)
 
 _SENTINEL = 7.0
 # Chunks that begin a row, go on after a cached prefix, hold one token, or none; lengths around blocks and pages.
 _MIXED = [(40, 40), (1, 77), (17, 130), (0, 0), (33, 33), (1, 1), (64, 200)]
 
 
-def _attend(case: AttentionCase, *, skip_single: bool = False, config: PrefillConfig | None = None) -> Tensor:
+def _attend(
+    case: AttentionCase,
+    *,
+    skip_single: bool = False,
+    config: PrefillConfig | None = None,
+    out: Tensor | None = None,
+    pdl: bool = False,
+) -> Tensor:
     with mended_interpreter():
         return paged_prefill_attention(
             case.queries,
@@ -26,9 +39,10 @@ def _attend(case: AttentionCase, *, skip_single: bool = False, config: PrefillCo
             case.context_lens,
             scale=case.scale,
             window=case.window,
-            out=torch.full_like(case.queries, _SENTINEL),
+            out=torch.full_like(case.queries, _SENTINEL) if out is None else out,
             skip_single=skip_single,
             config=config,
+            pdl=pdl,
         )
 
 
@@ -77,6 +91,20 @@ def test_padding_tokens_and_padding_lines_are_left_alone(device: torch.device) -
     expected[30:] = _SENTINEL
     case.rows[1] = 2**30
     assert_close(_attend(case), expected)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_captured_launch_follows_what_device_memory_holds(device: torch.device, early: bool) -> None:
+    case = make_case([(40, 40), (1, 77), (17, 130), (0, 0)], device, padding_tokens=5)
+    out = torch.empty_like(case.queries)
+    replay = captured(lambda: _attend(case, out=out, pdl=early and device.type == "cuda"), device)
+    for lines, used in (([(17, 130), (0, 0), (40, 40), (1, 77)], 58), ([(1, 1), (20, 112), (30, 130), (7, 0)], 51)):
+        case.overwrite(make_case(lines, device, padding_tokens=5))
+        out.fill_(_SENTINEL)
+        replay()
+        expected = case.expected()
+        expected[used:] = _SENTINEL
+        assert_close(out, expected)
 
 
 def test_lines_of_one_token_can_be_left_to_the_decode_kernel(device: torch.device) -> None:
