@@ -51,12 +51,16 @@ def _gemv_by_rule(bound: int, num_outputs: int, depth: int) -> GemvConfig:
     block_k = min(max(triton.next_power_of_2(depth), 128), 4096)
     num_warps = min(max(block_k // 256, 1), 8)
     block_n = 4 if num_outputs * depth >= 1 << 22 else 2
-    tiles = triton.cdiv(num_outputs, block_n)
-    if tiles <= 64 * NUM_SMS:
+    if bound > 1 or triton.cdiv(num_outputs, block_n) <= 64 * NUM_SMS:
         return GemvConfig(block_n, block_k, num_warps)
-    # a vocabulary: programs that live long spare the start of a hundred waves of them
-    block_n = min(8 if bound == 1 else 4, num_warps * 32 * 64 // block_k)
-    return GemvConfig(block_n, block_k, num_warps, max_programs=NUM_SMS * 32 // num_warps)
+    # a vocabulary: programs that live long spare the start of a hundred waves of them, if all of them run at once (at
+    # more rows they need too many registers for that)
+    return GemvConfig(min(8, num_warps * 32 * 64 // block_k), block_k, num_warps, _resident(24, num_warps))
+
+
+def _resident(warps_per_sm: int, num_warps: int) -> int:
+    """Programs of the device at so many warps an SM."""
+    return NUM_SMS * (warps_per_sm // num_warps)
 
 
 def _dot_by_rule(bound: int, num_outputs: int, depth: int) -> DotConfig:
@@ -84,7 +88,9 @@ def candidates(rows: int, num_outputs: int, depth: int) -> list[GemvConfig | Dot
                     if block_n * block_k <= num_warps * 32 * 64:
                         found.append(GemvConfig(block_n, block_k, num_warps))
                         if num_outputs // block_n > 32 * NUM_SMS:
-                            found.append(GemvConfig(block_n, block_k, num_warps, NUM_SMS * 32 // num_warps))
+                            found += [
+                                GemvConfig(block_n, block_k, num_warps, _resident(n, num_warps)) for n in (16, 24)
+                            ]
         return found
     # narrow tiles, on the older tensor core instruction, where N alone gives too few programs
     widths = (32, 64) if num_outputs <= 2048 else (64,) if bound < 32 else (64, 128)
