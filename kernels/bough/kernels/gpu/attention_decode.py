@@ -37,18 +37,10 @@ _GROUP_ROWS = 16
 
 @triton.jit
 def _combine_parts(
-    out_ptr,
-    partial_ptr,
-    stats_ptr,
-    used,
-    GROUP: tl.constexpr,
-    GROUP_POW2: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
-    SPLITS_POW2: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    out_ptr, partial_ptr, stats_ptr, used,
+    GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    SPLITS_POW2: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Add up the parts of one (line, key-value head); the pointers are those of this pair."""
     heads = tl.arange(0, GROUP_POW2)
     dims = tl.arange(0, BLOCK_D)
@@ -103,34 +95,74 @@ def _load_pages(pages_ptr, start, first_token, end, PAGE: tl.constexpr, BLOCK_N:
 
 
 @triton.jit
+def _attend_part(
+    queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
+    KV_HEADS: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Softmax over the tokens [begin, end): sums of values, sums of weights and highest scores of the heads."""
+    dims = tl.arange(0, BLOCK_D)
+    top = tl.full([GROUP_ROWS], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([GROUP_ROWS], dtype=tl.float32)
+    acc = tl.zeros([GROUP_ROWS, BLOCK_D], dtype=tl.float32)
+    at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
+    page = _load_pages(pages_ptr, begin, first_token, end, PAGE, BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        tokens = start + tl.arange(0, BLOCK_N)
+        visible = tokens < end
+        if WINDOW > 0:
+            visible = visible & (tokens >= first_token)
+        if BLOCK_N == PAGE:
+            slots = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + at_slot
+        else:
+            slots = (page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM))[:, None] + at_slot
+        # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
+        page = _load_pages(pages_ptr, start + BLOCK_N, first_token, end, PAGE, BLOCK_N)
+        # Slots beyond the context hold anything, NaN too: they are not read, as zero times NaN would spoil the sum.
+        readable = visible[:, None] & (dims[None, :] < HEAD_DIM)
+        keys = tl.load(keys_ptr + slots, mask=readable, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * score_scale
+        scores = tl.where(visible[None, :], scores, float("-inf"))
+        # Every block holds a visible token, so the maximum is finite.
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shrink = tl.exp2(top - new_top)
+        weights = tl.exp2(scores - new_top[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        values = tl.load(values_ptr + slots, mask=readable, other=0.0)
+        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
+        top = new_top
+    return acc, total, top
+
+
+@triton.jit
+def _leave_part(
+    out_ptr, partial_ptr, stats_ptr, counter_ptr, acc, total, top, at, real, split, used,
+    GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr, SPLITS_POW2: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Put a part into the workspace of its (line, key-value head); the last to arrive adds all of them up."""
+    heads = tl.arange(0, GROUP_ROWS)
+    stats = stats_ptr + split * (2 * GROUP) + heads
+    tl.store(partial_ptr + split * (GROUP * HEAD_DIM) + at, acc, mask=real)
+    tl.store(stats, top, mask=heads < GROUP)
+    tl.store(stats + GROUP, total, mask=heads < GROUP)
+    # One thread counts for the program: all of its threads must have written before it does.
+    tl.debug_barrier()
+    arrived = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
+    if arrived == used - 1:
+        tl.store(counter_ptr, 0)  # for the next launch
+        _combine_parts(out_ptr, partial_ptr, stats_ptr, used, GROUP, GROUP_POW2, HEAD_DIM, BLOCK_D, SPLITS_POW2, CHUNK)
+
+
+@triton.jit
 def _decode_kernel(
-    out_ptr,
-    queries_ptr,
-    keys_ptr,
-    values_ptr,
-    page_table_ptr,
-    rows_ptr,
-    context_lens_ptr,
-    partial_ptr,
-    stats_ptr,
-    counters_ptr,
-    max_pages,
-    score_scale,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_POW2: tl.constexpr,
-    GROUP_ROWS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
-    SPLITS_POW2: tl.constexpr,
-    MIN_SPLIT_BLOCKS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, context_lens_ptr,
+    partial_ptr, stats_ptr, counters_ptr, max_pages, score_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, GROUP_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
+    NUM_SPLITS: tl.constexpr, SPLITS_POW2: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, CHUNK: tl.constexpr,
     PDL: tl.constexpr,
-):
+):  # fmt: skip
     kv_head = tl.program_id(0)
     line = tl.program_id(1)
     split = tl.program_id(2)
@@ -164,35 +196,10 @@ def _decode_kernel(
     pages_ptr = page_table_ptr + row.to(tl.int64) * max_pages
     keys_ptr += kv_head * (PAGE * HEAD_DIM)
     values_ptr += kv_head * (PAGE * HEAD_DIM)
-    top = tl.full([GROUP_ROWS], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([GROUP_ROWS], dtype=tl.float32)
-    acc = tl.zeros([GROUP_ROWS, BLOCK_D], dtype=tl.float32)
-    at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
-    page = _load_pages(pages_ptr, begin, first_token, end, PAGE, BLOCK_N)
-    for start in range(begin, end, BLOCK_N):
-        tokens = start + tl.arange(0, BLOCK_N)
-        visible = tokens < end
-        if WINDOW > 0:
-            visible = visible & (tokens >= first_token)
-        if BLOCK_N == PAGE:
-            slots = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + at_slot
-        else:
-            slots = (page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM))[:, None] + at_slot
-        # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
-        page = _load_pages(pages_ptr, start + BLOCK_N, first_token, end, PAGE, BLOCK_N)
-        # Slots beyond the context hold anything, NaN too: they are not read, as zero times NaN would spoil the sum.
-        readable = visible[:, None] & (dims[None, :] < HEAD_DIM)
-        keys = tl.load(keys_ptr + slots, mask=readable, other=0.0)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * score_scale
-        scores = tl.where(visible[None, :], scores, float("-inf"))
-        # Every block holds a visible token, so the maximum is finite.
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        shrink = tl.exp2(top - new_top)
-        weights = tl.exp2(scores - new_top[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        values = tl.load(values_ptr + slots, mask=readable, other=0.0)
-        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
-        top = new_top
+    acc, total, top = _attend_part(
+        queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
+        KV_HEADS, GROUP_ROWS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW,
+    )  # fmt: skip
 
     out_ptr += pair * (GROUP * HEAD_DIM)
     if NUM_SPLITS == 1:
@@ -201,29 +208,11 @@ def _decode_kernel(
         if used == 1:
             tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=real)
         else:
-            partial_ptr += pair * (NUM_SPLITS * GROUP * HEAD_DIM)
-            stats_ptr += pair * (NUM_SPLITS * 2 * GROUP)
-            tl.store(partial_ptr + split * (GROUP * HEAD_DIM) + at, acc, mask=real)
-            tl.store(stats_ptr + split * (2 * GROUP) + heads, top, mask=heads < GROUP)
-            tl.store(stats_ptr + split * (2 * GROUP) + GROUP + heads, total, mask=heads < GROUP)
-            # One thread counts for the program: all of its threads must have written before it does.
-            tl.debug_barrier()
-            arrived = tl.atomic_add(counters_ptr + pair, 1, sem="acq_rel", scope="gpu")
-            if arrived == used - 1:
-                tl.store(counters_ptr + pair, 0)  # for the next launch
-                _combine_parts(
-                    out_ptr,
-                    partial_ptr,
-                    stats_ptr,
-                    used,
-                    GROUP,
-                    GROUP_POW2,
-                    HEAD_DIM,
-                    BLOCK_D,
-                    NUM_SPLITS,
-                    SPLITS_POW2,
-                    CHUNK,
-                )
+            _leave_part(
+                out_ptr, partial_ptr + pair * (NUM_SPLITS * GROUP * HEAD_DIM),
+                stats_ptr + pair * (NUM_SPLITS * 2 * GROUP), counters_ptr + pair, acc, total, top, at, real,
+                split, used, GROUP, GROUP_POW2, GROUP_ROWS, HEAD_DIM, BLOCK_D, SPLITS_POW2, CHUNK,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -286,22 +275,10 @@ def choose_num_splits(num_lines: int, num_kv_heads: int, num_sms: int, *, at_lea
 
 
 def paged_decode_attention(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    page_table: Tensor,
-    rows: Tensor,
-    context_lens: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    out: Tensor,
-    workspace: DecodeWorkspace,
-    num_splits: int,
-    min_split_tokens: int = 64,
-    pdl: bool = False,
-    config: DecodeConfig | None = None,
-) -> Tensor:
+    queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, context_lens: Tensor, *,
+    scale: float, window: int | None, out: Tensor, workspace: DecodeWorkspace, num_splits: int,
+    min_split_tokens: int = 64, pdl: bool = False, config: DecodeConfig | None = None,
+) -> Tensor:  # fmt: skip
     """Attention of one query token a line over its pages, its own key and value included.
 
     Index tensors are trusted: what they hold is read by the device and never checked.
@@ -339,27 +316,43 @@ def paged_decode_attention(
     check_scalars(scale, window)
     require(min_split_tokens >= 1, f"min_split_tokens must be at least 1, not {min_split_tokens}")
     _check_workspace(workspace, shape, num_lines, num_splits, device)
-    if num_lines == 0:
-        return out
-    config = config or decode_config(shape.head_dim, queries.dtype)
+    if num_lines > 0:
+        options = _Options(scale, window or 0, num_splits, min_split_tokens, pdl)
+        config = config or decode_config(shape.head_dim, queries.dtype)
+        _launch((out, queries, keys, values, page_table, rows, context_lens), workspace, shape, options, config)
+    return out
+
+
+@dataclass(frozen=True)
+class _Options:
+    scale: float
+    window: int
+    num_splits: int
+    min_split_tokens: int
+    pdl: bool
+
+
+def _launch(
+    tensors: tuple[Tensor, ...],
+    workspace: DecodeWorkspace,
+    shape: AttentionShape,
+    options: _Options,
+    config: DecodeConfig,
+) -> None:
+    """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, context_lens."""
+    num_lines, max_pages = tensors[1].shape[0], tensors[4].shape[1]
     block_d = triton.next_power_of_2(shape.head_dim)
     group_pow2 = triton.next_power_of_2(shape.group)
-    splits_pow2 = triton.next_power_of_2(num_splits)
+    splits_pow2 = triton.next_power_of_2(options.num_splits)
     # 64 float32 a thread of parts that are added up at once.
     chunk = max(1, min(splits_pow2, 64 * 32 * config.num_warps // (group_pow2 * block_d)))
-    _decode_kernel[(shape.num_kv_heads, num_lines, num_splits)](
-        out,
-        queries,
-        keys,
-        values,
-        page_table,
-        rows,
-        context_lens,
+    _decode_kernel[(shape.num_kv_heads, num_lines, options.num_splits)](
+        *tensors,
         workspace.partials,
         workspace.stats,
         workspace.counters,
-        page_table.shape[1],
-        scale * LOG2_E,
+        max_pages,
+        options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
         GROUP=shape.group,
         GROUP_POW2=group_pow2,
@@ -368,17 +361,16 @@ def paged_decode_attention(
         BLOCK_D=block_d,
         PAGE=PAGE_SIZE,
         BLOCK_N=config.block_n,
-        WINDOW=window or 0,
-        NUM_SPLITS=num_splits,
+        WINDOW=options.window,
+        NUM_SPLITS=options.num_splits,
         SPLITS_POW2=splits_pow2,
-        MIN_SPLIT_BLOCKS=triton.cdiv(min_split_tokens, config.block_n),
+        MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         CHUNK=chunk,
-        PDL=pdl,
+        PDL=options.pdl,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **({"launch_pdl": True} if pdl else {}),
+        **({"launch_pdl": True} if options.pdl else {}),
     )
-    return out
 
 
 def _check_workspace(

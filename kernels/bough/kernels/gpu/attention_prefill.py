@@ -36,27 +36,11 @@ _FEW_PROGRAMS = 132
 
 @triton.jit
 def _attend_blocks(
-    acc,
-    total,
-    top,
-    queries,
-    positions,
-    keys_ptr,
-    values_ptr,
-    pages_ptr,
-    begin,
-    end,
-    first_token,
-    last_token,
+    acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, last_token,
     score_scale,
-    KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr,
-    MASKED: tl.constexpr,
-):
+    KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
     """Go on with the softmax over the tokens [begin, end), begin a multiple of BLOCK_N; returns acc, total and top.
 
     Tokens before first_token and from last_token on are seen by no row and are not read; MASKED may be left out where
@@ -103,30 +87,51 @@ def _attend_blocks(
 
 
 @triton.jit
+def _attend_context(
+    queries, keys_ptr, values_ptr, pages_ptr, lowest, context, score_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Attention of a block of queries whose first token is at position lowest of its row: values, not yet stored."""
+    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
+    end = tl.minimum(lowest + BLOCK_Q, context)
+    positions = lowest + tl.arange(0, BLOCK_M) // GROUP
+    diagonal = (lowest + 1) // BLOCK_N * BLOCK_N
+    first_token = 0
+    begin = 0
+    inner = 0
+    if WINDOW > 0:
+        first_token = tl.maximum(lowest + 1 - WINDOW, 0)
+        begin = first_token // BLOCK_N * BLOCK_N
+        inner = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N, diagonal)
+
+    top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    if WINDOW > 0:
+        acc, total, top = _attend_blocks(
+            acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, begin, inner, first_token, end,
+            score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+        )  # fmt: skip
+    acc, total, top = _attend_blocks(
+        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, inner, diagonal, first_token, end,
+        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
+    )  # fmt: skip
+    acc, total, top = _attend_blocks(
+        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, diagonal, end, first_token, end,
+        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+    )  # fmt: skip
+    return acc / total[:, None]
+
+
+@triton.jit
 def _prefill_kernel(
-    out_ptr,
-    queries_ptr,
-    keys_ptr,
-    values_ptr,
-    page_table_ptr,
-    rows_ptr,
-    query_start_ptr,
-    context_lens_ptr,
-    num_lines,
-    max_pages,
-    score_scale,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    LINES_POW2: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SKIP_SINGLE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, query_start_ptr, context_lens_ptr,
+    num_lines, max_pages, score_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
+    SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -157,39 +162,12 @@ def _prefill_kernel(
     origin = ((query_begin + first_query).to(tl.int64) * KV_HEADS + kv_head) * (GROUP * HEAD_DIM)
     queries = tl.load(queries_ptr + origin + at, mask=stored, other=0.0)
 
-    # In positions of the row: lowest is the block's first token, end lies behind its last.
-    lowest = context - num_queries + first_query
-    end = tl.minimum(lowest + BLOCK_Q, context)
-    positions = lowest + index // GROUP
-    diagonal = (lowest + 1) // BLOCK_N * BLOCK_N
-    first_token = 0
-    begin = 0
-    inner = 0
-    if WINDOW > 0:
-        first_token = tl.maximum(lowest + 1 - WINDOW, 0)
-        begin = first_token // BLOCK_N * BLOCK_N
-        inner = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N, diagonal)
-
-    pages_ptr = page_table_ptr + row.to(tl.int64) * max_pages
-    keys_ptr += kv_head * (PAGE * HEAD_DIM)
-    values_ptr += kv_head * (PAGE * HEAD_DIM)
-    top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    if WINDOW > 0:
-        acc, total, top = _attend_blocks(
-            acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, begin, inner, first_token, end,
-            score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
-        )  # fmt: skip
-    acc, total, top = _attend_blocks(
-        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, inner, diagonal, first_token, end,
-        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
+    values = _attend_context(
+        queries, keys_ptr + kv_head * (PAGE * HEAD_DIM), values_ptr + kv_head * (PAGE * HEAD_DIM),
+        page_table_ptr + row.to(tl.int64) * max_pages, context - num_queries + first_query, context, score_scale,
+        KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW,
     )  # fmt: skip
-    acc, total, top = _attend_blocks(
-        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, diagonal, end, first_token, end,
-        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
-    )  # fmt: skip
-    tl.store(out_ptr + origin + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
+    tl.store(out_ptr + origin + at, values.to(out_ptr.dtype.element_ty), mask=stored)
 
 
 @dataclass(frozen=True)
@@ -218,21 +196,11 @@ def prefill_config(head_dim: int, dtype: torch.dtype, *, few: bool = False) -> P
 
 
 def paged_prefill_attention(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    page_table: Tensor,
-    rows: Tensor,
-    query_start: Tensor,
-    context_lens: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    out: Tensor,
-    skip_single: bool = False,
-    pdl: bool = False,
+    queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, query_start: Tensor,
+    context_lens: Tensor, *,
+    scale: float, window: int | None, out: Tensor, skip_single: bool = False, pdl: bool = False,
     config: PrefillConfig | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Causal attention of the last tokens of each line over its pages, which hold their keys and values already.
 
     Index tensors are trusted: what they hold is read by the device and never checked.
@@ -272,23 +240,31 @@ def paged_prefill_attention(
     check_index("query_start", query_start, (num_lines + 1,), device)
     check_index("context_lens", context_lens, (num_lines,), device)
     check_scalars(scale, window)
-    if num_lines == 0 or queries.shape[0] == 0:
-        return out
-    config = config or _config_for(shape, queries.shape[0], queries.dtype)
-    require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
-    num_blocks = queries.shape[0] // (config.block_m // shape.group) + num_lines
+    if num_lines > 0 and queries.shape[0] > 0:
+        config = config or _config_for(shape, queries.shape[0], queries.dtype)
+        require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
+        options = _Options(scale, window or 0, skip_single, pdl)
+        _launch((out, queries, keys, values, page_table, rows, query_start, context_lens), shape, options, config)
+    return out
+
+
+@dataclass(frozen=True)
+class _Options:
+    scale: float
+    window: int
+    skip_single: bool
+    pdl: bool
+
+
+def _launch(tensors: tuple[Tensor, ...], shape: AttentionShape, options: _Options, config: PrefillConfig) -> None:
+    """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, query_start, context_lens."""
+    num_tokens, max_pages, num_lines = tensors[1].shape[0], tensors[4].shape[1], tensors[5].shape[0]
+    num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
     _prefill_kernel[(num_blocks, shape.num_kv_heads)](
-        out,
-        queries,
-        keys,
-        values,
-        page_table,
-        rows,
-        query_start,
-        context_lens,
+        *tensors,
         num_lines,
-        page_table.shape[1],
-        scale * LOG2_E,
+        max_pages,
+        options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
         GROUP=shape.group,
         HEAD_DIM=shape.head_dim,
@@ -297,14 +273,13 @@ def paged_prefill_attention(
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         LINES_POW2=triton.next_power_of_2(num_lines),
-        WINDOW=window or 0,
-        SKIP_SINGLE=skip_single,
-        PDL=pdl,
+        WINDOW=options.window,
+        SKIP_SINGLE=options.skip_single,
+        PDL=options.pdl,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **({"launch_pdl": True} if pdl else {}),
+        **({"launch_pdl": True} if options.pdl else {}),
     )
-    return out
 
 
 def _config_for(shape: AttentionShape, num_tokens: int, dtype: torch.dtype) -> PrefillConfig:
