@@ -65,7 +65,7 @@ def _row(
 def _unknown(key: str) -> Metric:
     """A metric of a size that has no line of its own, as of a small trial run."""
     is_time = key.startswith("decode") or (not key.endswith("rate") and key.startswith(("http", "beside")))
-    unit = "ms" if is_time else "tok/s"
+    unit = "share" if key.startswith("share ") else "ms" if is_time else "tok/s"
     return Metric(key=key, title=key, unit=unit, is_lower_better=is_time, goals={}, times_best_peer={})
 
 
