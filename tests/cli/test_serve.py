@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bough.cli.display import Display
-from bough.cli.serve import Launcher, child_specs, ready_line, with_ports
+from bough.cli.ports import shared_ports, with_ports
+from bough.cli.serve import Launcher, child_specs, ready_line, with_replicas
 from bough.cli.supervisor import ChildSpec, Supervisor
 from bough.common.config import SERVICES, ConfigError, Settings, load_settings
 
@@ -135,6 +136,49 @@ def test_a_port_that_is_taken_is_named_with_the_flag_that_changes_it() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1.*--port"):
             with_ports(Settings(port=port))
+
+
+def test_copies_get_a_name_a_socket_and_a_number_each(settings: Settings) -> None:
+    several = settings.model_copy(update={"replicas": "gateway=2,detokenizer=3,tokenizer=1"})
+    specs = {spec.name: spec for spec in child_specs(several, {}, listener=9)}
+    assert [name for name in specs if name.startswith(("gateway", "detokenizer", "tokenizer"))] == [
+        "tokenizer", "detokenizer-1", "detokenizer-2", "detokenizer-3", "gateway-1", "gateway-2",
+    ]  # fmt: skip
+    for name in ("detokenizer-3", "gateway-2"):
+        service, _, number = name.rpartition("-")
+        child = load_settings({}, specs[name].environment).settings
+        assert (child.copy_number, child.replicas) == (int(number), several.replicas)
+        assert specs[name].socket == Path(f"{settings.run_dir}/{name}.sock")
+        assert child.address_of(service).split(",")[int(number) - 1] == f"unix:{settings.run_dir}/{name}.sock"
+    assert specs["gateway-2"].environment["BOUGH_LISTEN"] == "fd:9"
+    assert (specs["gateway-1"].inherit, specs["detokenizer-1"].inherit) == ((9,), ())
+
+
+def test_copies_that_nobody_asked_for_follow_the_cores_and_stay_away_from_what_runs_elsewhere() -> None:
+    assert with_replicas(Settings(), 2).replicas == "gateway=1,tokenizer=1,detokenizer=1"
+    assert with_replicas(Settings(), 16).replicas == "gateway=4,tokenizer=2,detokenizer=2"
+    assert with_replicas(Settings(replicas="gateway=3"), 16).replicas == "gateway=3,tokenizer=2,detokenizer=2"
+    elsewhere = Settings(tokenizer_address="host:1")
+    assert with_replicas(elsewhere, 16).replicas == "gateway=4,tokenizer=1,detokenizer=2"
+    asked = elsewhere.model_copy(update={"replicas": "tokenizer=2"})
+    with pytest.raises(ConfigError, match="tokenizer=2, but tokenizer_address says"):
+        with_replicas(asked, 16)
+
+
+def test_ports_for_several_gateways_are_held_and_nobody_else_gets_them(settings: Settings) -> None:
+    several = settings.model_copy(update={"replicas": "gateway=2"})
+    assert several.grpc_port is not None
+    with shared_ports(several) as listener:
+        assert listener is not None
+        socket.create_connection((several.host, several.port)).close()
+        with pytest.raises(ConfigError, match=f"^port {several.port} of 127.0.0.1.*--port"):
+            with_ports(several)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind((several.host, several.grpc_port))
+    with shared_ports(settings) as listener:
+        assert listener is None, "a gateway that is alone binds by itself"
 
 
 def test_the_line_to_try_names_a_reachable_host_and_asks_for_the_key_when_there_is_one() -> None:

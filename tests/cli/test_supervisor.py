@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,18 +159,33 @@ async def test_children_are_drained_in_the_given_order() -> None:
     names = ["c", "a", "b"]
     async with supervised(*(spec(name, OBEDIENT) for name in sorted(names))) as (supervisor, recorder, task):
         pids = [await recorder.pid_of(name) for name in names]
-        await supervisor.stop(names, WAIT_S)
+        await supervisor.stop([[name] for name in names], WAIT_S)
         await task
     assert [told[1] for told in recorder.told if told[0] == "stopped"] == names
     assert [told[1] for told in recorder.told if told[2:] == ("drained",)] == names
     assert not any(exists(pid) for pid in pids)
 
 
+async def test_a_group_is_drained_at_once() -> None:
+    async with supervised(spec("a", STUBBORN), spec("b", OBEDIENT), spec("c", OBEDIENT)) as (
+        supervisor,
+        recorder,
+        task,
+    ):
+        for name in "abc":
+            await recorder.pid_of(name)
+        stopping = asyncio.create_task(supervisor.stop([["a", "b"], ["c"]], WAIT_S))
+        await recorder.until(1, "stopped", "b")
+        assert recorder.count("stopped", "c") == 0, "the next group waits for the whole one before it"
+        await supervisor.kill()
+        await asyncio.gather(stopping, task)
+
+
 async def test_a_child_that_ignores_the_request_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bough.cli.supervisor._KILL_GRACE_S", 0.0)
     async with supervised(spec("a", STUBBORN), spec("b", OBEDIENT)) as (supervisor, recorder, task):
         pids = [await recorder.pid_of(name) for name in "ab"]
-        await supervisor.stop(["a", "b"], 0.1)
+        await supervisor.stop([["a"], ["b"]], 0.1)
         await task
     assert not any(exists(pid) for pid in pids)
 
@@ -205,6 +221,26 @@ async def test_the_socket_of_a_dead_child_is_gone_before_it_starts_again(tmp_pat
     async with supervised(spec("a", program, path)) as (_, recorder, _):
         await recorder.until(1, "line", "a")
     assert recorder.count("line", "a", "gone") >= 1
+
+
+async def test_the_socket_of_a_child_is_gone_when_its_death_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    program = f"import pathlib; pathlib.Path({str(path)!r}).touch(); raise SystemExit(1)"
+    policy = RestartPolicy(initial_backoff_s=60)
+    async with supervised(spec("a", program, path), policy=policy) as (supervisor, _, _):
+        supervisor.settle()
+        assert await asyncio.wait_for(supervisor.deaths.get(), WAIT_S) == "a"
+        assert not path.exists()
+
+
+async def test_a_child_inherits_the_descriptors_it_is_to_have_and_no_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given, socket.create_server(("127.0.0.1", 0)) as kept:
+        numbers = (given.fileno(), kept.fileno())
+        program = f"import os; print([os.path.exists('/proc/self/fd/%d' % n) for n in {numbers}])"
+        child = replace(spec("a", program), inherit=(given.fileno(),))
+        async with supervised(child) as (supervisor, recorder, _):
+            supervisor.settle()
+            await recorder.until(1, "line", "a", "[True, False]")
 
 
 async def test_a_line_longer_than_the_buffer_does_not_end_the_reading() -> None:

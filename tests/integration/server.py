@@ -25,7 +25,7 @@ START_TIMEOUT_S = 90.0
 
 _POLL_S = 0.02
 _READY = re.compile(r"^Ready in .* (http://\S+?)/v1/")
-_PORTS = re.compile(r"gateway +REST on .*, gRPC on port (\d+)")
+_PORTS = re.compile(r"gateway(?:-\d+)? +REST on .*, gRPC on port (\d+)")
 
 
 class ServerFailedError(AssertionError):
@@ -136,11 +136,14 @@ class Server:
         return "\n".join(self.lines)
 
     def pid_of(self, service: str) -> int:
-        """Process id of a service. ServerFailedError while it is down."""
-        for child in psutil.Process(self.pid).children():
-            if _service_of(child) == service:
-                return int(child.pid)
+        """Process id of a service, of its first copy where it has several. ServerFailedError while it is down."""
+        for pid in self.pids_of(service):
+            return pid
         raise ServerFailedError(f"{service} does not run\n{self.log[-4000:]}")
+
+    def pids_of(self, service: str) -> list[int]:
+        """Process ids of a service's copies that run, the oldest first."""
+        return [int(child.pid) for child in psutil.Process(self.pid).children() if _service_of(child) == service]
 
     def kill(self, service: str) -> None:
         """SIGKILL a service; the launcher starts it again."""

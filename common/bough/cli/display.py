@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-_LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d [A-Z]+ +(\w+) ")
+_LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d [A-Z]+ +([\w-]+) ")
 
 
 class Display:

@@ -6,6 +6,7 @@ from bough.cli.models import with_model
 from bough.common.config import DEFAULT, SERVICES, LoadedSettings, Settings
 from bough.common.errors import ModelError
 from bough.common.model import ModelFiles, read_model_files
+from bough.common.replicas import automatic_replicas, format_replicas, usable_cores
 
 _MEASURED = {
     "threads": "the physical cores that the executor may use, counted at start",
@@ -18,6 +19,7 @@ _UNSET = {
     "otlp_endpoint": "no traces are sent",
     "run_dir": "a temporary folder",
     "listen": "the service's own socket",
+    "copy_number": "the launcher's business",
 }
 
 
@@ -48,6 +50,8 @@ def _stand_ins(settings: Settings, files: ModelFiles) -> dict[str, tuple[str, st
         "max_context": (str(files.identity.max_context), "max_position_embeddings of config.json"),
         "grpc_port": (str(settings.port + 1), "port + 1"),
     }
+    cores = usable_cores()
+    known["replicas"] = (format_replicas(automatic_replicas(cores)), f"for {cores} cores")
     known |= {name: ("(measured)", why) for name, why in _MEASURED.items()}
     known |= {name: ("-", why) for name, why in _UNSET.items()}
     known |= {f"{name}_address": (f"unix:RUN_DIR/{name}.sock", "started here") for name in SERVICES}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bough.common.config import SERVICES, ConfigError
+from bough.common.replicas import MAX_COPIES
 
 _LOCK = "lock"
 _PREFIX = "bough-"
@@ -50,7 +51,8 @@ def run_directory(given: Path | None) -> Iterator[Path]:
 def remove_sockets(path: Path) -> None:
     """Remove the socket files that services left."""
     for name in SERVICES:
-        (path / f"{name}.sock").unlink(missing_ok=True)
+        for left in (path / f"{name}.sock", *path.glob(f"{name}-*.sock")):
+            left.unlink(missing_ok=True)
 
 
 def _prepare(path: Path) -> Path:
@@ -62,7 +64,7 @@ def _prepare(path: Path) -> Path:
 
 
 def _check_length(path: Path) -> None:
-    longest = max(len(os.fsencode(path / f"{name}.sock")) for name in SERVICES)
+    longest = max(len(os.fsencode(path / f"{name}-{MAX_COPIES}.sock")) for name in SERVICES)
     if longest > _MAX_SOCKET_PATH_BYTES:
         over = longest - _MAX_SOCKET_PATH_BYTES
         raise ConfigError(f"run_dir {str(path)!r} is {over} bytes too long for the path of a Unix socket")

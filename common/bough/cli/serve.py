@@ -17,14 +17,19 @@ from bough.cli.explain import explain
 from bough.cli.flags import Parser, add_settings_flags, settings_from
 from bough.cli.main import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 from bough.cli.models import check_model, with_model
+from bough.cli.ports import shared_ports, with_ports
 from bough.cli.readiness import until_listening, until_ready
 from bough.cli.rundir import run_directory
 from bough.cli.supervisor import ChildSpec, GiveUpError, Supervisor
-from bough.common.config import ENV_PREFIX, SERVICES, ConfigError, Settings
+from bough.common.config import DESCRIPTOR, ENV_PREFIX, SERVICES, ConfigError, Settings
 from bough.common.errors import ModelError
+from bough.common.replicas import automatic_replicas, format_replicas, parse_replicas, usable_cores
 
 _START_ORDER = ("executor", "grammar", "tokenizer", "detokenizer", "scheduler", "gateway")
 """Slowest first: they start at once, and the first ones get the cores."""
+
+_NOT_OURS = ("listen", "copy_number")
+"""Settings of a single process."""
 
 _QUIET_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Only the executor computes with many threads; elsewhere idle pools would only cost memory."""
@@ -38,77 +43,88 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("model_dir", nargs="?", metavar="MODEL_DIR", help="same as --model; default: the demo model")
     parser.add_argument("--explain", action="store_true", help="print each setting and where it comes from, and exit")
-    add_settings_flags(parser, leave_out=("listen",))
+    add_settings_flags(parser, leave_out=_NOT_OURS)
     options = parser.parse_strictly(argv)
     try:
         loaded = settings_from(options, **({"model": options.model_dir} if options.model_dir else {}))
         if options.explain:
             print(explain(loaded))
             return EXIT_OK
-        if loaded.settings.listen is not None:
-            raise ConfigError(f"listen (from {loaded.origin_of('listen')}) is for `bough service`")
-        settings = with_ports(with_model(loaded.settings))
+        for name in _NOT_OURS:
+            if getattr(loaded.settings, name) is not None:
+                raise ConfigError(f"{name} (from {loaded.origin_of(name)}) is for `bough service`")
+        settings = with_replicas(with_ports(with_model(loaded.settings)), usable_cores())
         check_model(settings)
-        with run_directory(settings.run_dir) as run_dir:
-            return asyncio.run(_serve(settings.model_copy(update={"run_dir": run_dir})))
+        with run_directory(settings.run_dir) as run_dir, shared_ports(settings) as listener:
+            return asyncio.run(_serve(settings.model_copy(update={"run_dir": run_dir}), listener))
     except (ConfigError, ModelError) as error:
         print(f"bough serve: {error}", file=sys.stderr)
         return EXIT_USAGE
 
 
-def with_ports(settings: Settings) -> Settings:
-    """Settings whose ports are real ones: 0 becomes a free one. ConfigError when a port is taken."""
-    port = _claim(settings.host, settings.port, "port")
-    grpc_port = settings.grpc_port
-    if grpc_port is None:
-        grpc_port = settings.port + 1 if settings.port else 0
-    return settings.model_copy(update={"port": port, "grpc_port": _claim(settings.host, grpc_port, "grpc_port")})
+def with_replicas(settings: Settings, cores: int) -> Settings:
+    """Settings that say how many copies there are of each service: as asked for, the others by the cores.
+
+    Args:
+        settings: As given.
+        cores: That the services may use.
+
+    Raises:
+        ConfigError: Copies were asked for of a service that is elsewhere.
+    """
+    asked = {} if settings.replicas is None else parse_replicas(settings.replicas)
+    copies = automatic_replicas(cores) | asked
+    for name in copies:
+        if getattr(settings, f"{name}_address", None) is not None:
+            if asked.get(name, 1) > 1:
+                raise ConfigError(f"replicas: {name}={asked[name]}, but {name}_address says that it runs elsewhere")
+            copies[name] = 1
+    return settings.model_copy(update={"replicas": format_replicas(copies)})
 
 
-def _claim(host: str, port: int, name: str) -> int:
-    try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(info[0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(info[4])
-            number: int = probe.getsockname()[1]
-            return number
-    except OSError as error:
-        raise ConfigError(f"{name} {port} of {host} cannot be used ({error}); choose another with --{name}") from None
-
-
-def child_specs(settings: Settings, environ: Mapping[str, str]) -> list[ChildSpec]:
-    """The processes to start: every service that no setting says is elsewhere.
+def child_specs(settings: Settings, environ: Mapping[str, str], listener: int | None = None) -> list[ChildSpec]:
+    """The processes to start: every copy of every service that no setting says is elsewhere.
 
     Args:
         settings: Complete settings, model and run_dir included.
         environ: The launcher's environment, which the children get with the settings in it.
+        listener: Descriptor of the socket that several gateways accept from.
     """
     inherited = {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
     # The working directory may be the repository, whose folder `kernels` another package would take for its own.
-    inherited |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **settings.to_environment()}
+    inherited |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     quiet = {name: "1" for name in _QUIET_THREADS} | inherited
     return [
-        ChildSpec(
-            name=name,
-            command=[sys.executable, "-P", "-m", "bough.cli.main", "service", name, "--parent", str(os.getpid())],
-            environment=inherited if name == "executor" else quiet,
-            socket=None if name == "gateway" else _socket(settings, name),
-        )
+        _child_spec(settings, name, copy, inherited if name == "executor" else quiet, listener)
         for name in _START_ORDER
         if getattr(settings, f"{name}_address", None) is None
+        for copy in range(1, settings.copies_of(name) + 1)
     ]
 
 
-def _socket(settings: Settings, name: str) -> Path:
-    return Path(settings.listen_address(name).removeprefix("unix:"))
+def _child_spec(
+    settings: Settings, name: str, copy: int, environ: Mapping[str, str], listener: int | None
+) -> ChildSpec:
+    alone = settings.copies_of(name) == 1
+    shared = None if alone or name != "gateway" else listener
+    changes = {} if alone else {"copy_number": copy}
+    own = settings.model_copy(update=changes if shared is None else {**changes, "listen": f"{DESCRIPTOR}{shared}"})
+    # A gateway that is alone has no socket of its own: its ports are enough.
+    path = None if alone and name == "gateway" else settings.copy_addresses(name)[copy - 1].removeprefix("unix:")
+    return ChildSpec(
+        name=settings.process_name(name, copy),
+        command=[sys.executable, "-P", "-m", "bough.cli.main", "service", name, "--parent", str(os.getpid())],
+        environment={**environ, **own.to_environment()},
+        socket=None if path is None else Path(path),
+        inherit=() if shared is None else (shared,),
+    )
 
 
-async def _serve(settings: Settings) -> int:
-    specs = child_specs(settings, os.environ)
+async def _serve(settings: Settings, listener: socket.socket | None) -> int:
+    specs = child_specs(settings, os.environ, None if listener is None else listener.fileno())
     display = Display((spec.name for spec in specs), plain_lines=settings.log_format == "json")
     sockets = {spec.name: spec.socket for spec in specs if spec.socket is not None}
-    return await Launcher(settings, Supervisor(specs, display), display, sockets).run()
+    return await Launcher(settings, Supervisor(specs, display), display, sockets, listener).run()
 
 
 class Launcher:
@@ -118,21 +134,30 @@ class Launcher:
         settings: Complete settings.
         supervisor: Holds the services.
         display: Is told what happens.
-        sockets: The Unix socket of each service that has one.
+        sockets: The Unix socket of each process that has one.
+        listener: The socket that several gateways accept from; closed when the drain begins.
     """
 
     def __init__(
-        self, settings: Settings, supervisor: Supervisor, display: Display, sockets: Mapping[str, Path]
+        self,
+        settings: Settings,
+        supervisor: Supervisor,
+        display: Display,
+        sockets: Mapping[str, Path],
+        listener: socket.socket | None = None,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
         self._display = display
         self._sockets = sockets
+        self._listener = listener
         self._began = time.monotonic()
 
     async def run(self) -> int:
         """Serve; returns the exit status."""
         self._display.begin(f"{self._settings.served_model_name or self._settings.model}")
+        if self._listener is not None:
+            self._display.say(f"each copy has a name; their sockets in {self._settings.run_dir}")
         async with _signals() as signals:
             supervising = asyncio.create_task(self._supervisor.run())
             announcing = asyncio.create_task(self._announce())
@@ -153,7 +178,13 @@ class Launcher:
     async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> None:
         timeout_s = self._settings.drain_timeout_s
         self._display.say(f"draining, {timeout_s:.0f} s at most; a second signal ends everything at once")
-        stopping = asyncio.create_task(self._supervisor.stop(tuple(reversed(SERVICES)), timeout_s))
+        if self._listener is not None:
+            self._listener.close()  # or connections would wait for gateways that take none any more
+        order = [
+            [self._settings.process_name(name, copy) for copy in range(1, self._settings.copies_of(name) + 1)]
+            for name in reversed(SERVICES)
+        ]
+        stopping = asyncio.create_task(self._supervisor.stop(order, timeout_s))
         hurried = asyncio.create_task(signals.get())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
@@ -165,7 +196,8 @@ class Launcher:
         """Follow the start of the services, say when requests are taken, and say so again after each disturbance."""
         await self._until_serving(self._sockets)
         self._supervisor.settle()
-        self._display.loaded("gateway")
+        if "gateway" not in self._sockets:
+            self._display.loaded("gateway")
         self._display.end()
         print(ready_line(self._settings, time.monotonic() - self._began), flush=True)
         while True:

@@ -46,7 +46,11 @@ def _run(name: str, settings: Settings) -> int:
     from bough.common.service import run_service
     from bough.common.telemetry import setup_logging
 
-    setup_logging(name, level=settings.log_level, json_format=settings.log_format == "json")
+    setup_logging(
+        settings.process_name(name, settings.copy_number or 1),
+        level=settings.log_level,
+        json_format=settings.log_format == "json",
+    )
     create = import_module(f"bough.{name}.service").create
     run_service(name, MadeInLoop(lambda: create(settings)), drain_timeout_s=settings.drain_timeout_s)
     return 0

@@ -55,7 +55,9 @@ class ChildSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The child's whole environment."""
     socket: Path | None = None
-    """Unix socket it will bind; what a dead one left there is removed before each start."""
+    """Unix socket it will bind; what a dead one left there is removed when it ended and before it starts."""
+    inherit: Sequence[int] = ()
+    """Descriptors that the child keeps under their numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +101,15 @@ class Supervisor:
         for child in self._children.values():
             child.settled = True
 
-    async def stop(self, order: Iterable[str], timeout_s: float) -> None:
-        """Ask the children to end, one after the other in `order`; kill what is left after `timeout_s`."""
+    async def stop(self, order: Iterable[Iterable[str]], timeout_s: float) -> None:
+        """Ask the children to end, one group after the other in `order`; kill what is left after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s + _KILL_GRACE_S):
-                for name in order:
-                    if (child := self._children.get(name)) is not None:
+                for names in order:
+                    group = [child for name in names if (child := self._children.get(name)) is not None]
+                    for child in group:
                         child.ask_to_stop()
+                    for child in group:
                         await child.ended.wait()
         await self.kill()
 
@@ -176,15 +180,14 @@ class _Child:
             self._signal(signal.SIGKILL)
             await process.wait()
             self._process = None
+            self._remove_socket()  # at once, so that its return can be told by it
             await asyncio.wait({reading}, timeout=1.0)
             reading.cancel()
             transport.close()
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.BaseTransport]:
+        self._remove_socket()
         # Not asyncio's own PIPE: with it `wait` waits for every heir of the pipe and not for the process alone.
-        if self._spec.socket is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._spec.socket)
         read_fd, write_fd = os.pipe()
         try:
             # An own process group keeps Ctrl-C of the terminal from reaching all children at once, out of order.
@@ -195,6 +198,7 @@ class _Child:
                 stderr=write_fd,
                 env=dict(self._spec.environment),
                 process_group=0,
+                pass_fds=self._spec.inherit,
             )
         except OSError as error:
             os.close(read_fd)
@@ -206,6 +210,11 @@ class _Child:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb")
         )
         return process, reader, transport
+
+    def _remove_socket(self) -> None:
+        if self._spec.socket is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._spec.socket)
 
     async def _read_lines(self, reader: asyncio.StreamReader) -> None:
         while True:

@@ -15,7 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from bough.common.replicas import parse_replicas
 
 SERVICES = ("tokenizer", "grammar", "executor", "scheduler", "detokenizer", "gateway")
 """In the order in which they depend on one another."""
@@ -23,6 +25,9 @@ SERVICES = ("tokenizer", "grammar", "executor", "scheduler", "detokenizer", "gat
 ENV_PREFIX = "BOUGH_"
 CONFIG_VARIABLE = "BOUGH_CONFIG"
 """Environment variable that names the file of settings; not a setting itself."""
+
+DESCRIPTOR = "fd:"
+"""Begins a `listen` that is a listening socket inherited from the launcher, as `fd:7`."""
 
 DEFAULT = "default"
 """Where a value came from that nobody gave."""
@@ -77,6 +82,12 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(default=None, description="Bearer token that REST and gRPC calls must bring")
     max_body_mb: float = Field(default=16.0, gt=0, description="Largest request body, MiB")
 
+    replicas: str | None = Field(
+        default=None, description="Copies, as gateway=4,tokenizer=2,detokenizer=2; by the cores when absent"
+    )
+    copy_number: int | None = Field(
+        default=None, ge=1, description="Which of its service's copies a process is; set by the launcher"
+    )
     run_dir: Path | None = Field(default=None, description="Folder of the Unix sockets; a temporary one when absent")
     listen: str | None = Field(default=None, description="Address a service serves on; its Unix socket when absent")
     tokenizer_address: str | None = Field(
@@ -100,19 +111,46 @@ class Settings(BaseModel):
     otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector, as http://HOST:4317")
     drain_timeout_s: float = Field(default=30.0, ge=0, description="How long accepted requests may go on after SIGTERM")
 
+    @field_validator("replicas")
+    @classmethod
+    def _check_replicas(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_replicas(text)
+        return text
+
+    def copies_of(self, service: str) -> int:
+        """How many copies of a service `replicas` asks for; one where it says nothing of it."""
+        return 1 if self.replicas is None else parse_replicas(self.replicas).get(service, 1)
+
+    def process_name(self, service: str, copy: int) -> str:
+        """What a service's copy (from 1) is called in logs and socket names: the service alone where it is the only."""
+        return service if self.copies_of(service) == 1 else f"{service}-{copy}"
+
     def address_of(self, service: str) -> str:
-        """Where a service is called: its setting, else its Unix socket in `run_dir`. ValueError when neither is set."""
+        """Where a service is called: its setting, else the Unix sockets of its copies in `run_dir`, by commas.
+
+        ConfigError when neither is set.
+        """
         explicit: str | None = getattr(self, f"{service}_address", None)
-        return explicit or self._socket_of(service)
+        return explicit or ",".join(self.copy_addresses(service))
 
-    def listen_address(self, service: str) -> str:
-        """Where a service serves: `listen`, else its Unix socket in `run_dir`."""
-        return self.listen or self._socket_of(service)
-
-    def _socket_of(self, service: str) -> str:
+    def copy_addresses(self, service: str) -> list[str]:
+        """The Unix socket of each copy of a service in `run_dir`. ConfigError when that is not set."""
         if self.run_dir is None:
             raise ConfigError(f"set run_dir or {service}_address: nothing says where the {service} is")
-        return f"unix:{self.run_dir / service}.sock"
+        names = (self.process_name(service, copy) for copy in range(1, self.copies_of(service) + 1))
+        return [f"unix:{self.run_dir / name}.sock" for name in names]
+
+    def listen_address(self, service: str) -> str:
+        """Where a service serves: `listen`, else the Unix socket of this copy in `run_dir`."""
+        return self.listen or self.copy_addresses(service)[self.copy_index(service)]
+
+    def copy_index(self, service: str) -> int:
+        """Which of its copies this process is, from 0. ConfigError when there are not so many."""
+        index, copies = (self.copy_number or 1) - 1, self.copies_of(service)
+        if index >= copies:
+            raise ConfigError(f"copy_number is {self.copy_number}, but replicas asks for {copies} of {service}")
+        return index
 
     def to_environment(self) -> dict[str, str]:
         """Environment variables that give another process these settings; those at their default are left out."""
@@ -222,4 +260,5 @@ def _explain(error: ValidationError, values: Mapping[str, Any], origins: Mapping
 
 
 def _reason(message: str) -> str:
+    message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

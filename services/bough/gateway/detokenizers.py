@@ -1,6 +1,8 @@
 """The detokenizer copies: one long-lived stream each, and every request on one of them whatever happens to the others.
 
-A new request goes to the attached copy with the fewest. When a copy's stream breaks, its requests move at once to any
+A new request goes to the attached copy with the fewest, of those that are this gateway's share: where several gateways
+have several detokenizers, each pair that talks costs a message a step on both sides, which soon is more than the tokens
+in it. When a copy's stream breaks, its requests move at once to any
 attached copy, which goes on from the position and the text offset that were received; where there is none they wait
 for one, `grace_s` at most.
 """
@@ -179,13 +181,27 @@ class DetokenizerPool:
         identity: The model served, compared with that of each copy.
         peer: This gateway's name, for the copies' logs.
         grace_s: How long a request waits for a copy while there is none.
+        gateway: Which of the gateways that share the copies this one is, from 0.
+        num_gateways: How many they are.
     """
 
-    def __init__(self, address: str, *, identity: ModelIdentity, peer: str, grace_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        identity: ModelIdentity,
+        peer: str,
+        grace_s: float,
+        gateway: int = 0,
+        num_gateways: int = 1,
+    ) -> None:
         self.identity = identity
         self._address = address
         self._attach = common_pb2.Attach(peer=peer, epoch=new_epoch(), identity=encode_identity(identity))
         self._grace_s = grace_s
+        self._gateway = gateway
+        self._num_gateways = num_gateways
+        self._share: frozenset[str] = frozenset()
         self._copies: dict[str, Copy] = {}
         self._homeless: dict[int, Receiver] = {}
         self._by_request: dict[int, Receiver] = {}
@@ -336,6 +352,7 @@ class DetokenizerPool:
 
     def _least_loaded(self) -> Copy | None:
         attached = [copy for copy in self._copies.values() if copy.attached]
+        attached = [copy for copy in attached if copy.address in self._share] or attached
         # Equals in any order: gateways that all began with the same copy would leave the others idle.
         return min(attached, key=lambda copy: (len(copy.live), random.random()), default=None)
 
@@ -344,6 +361,7 @@ class DetokenizerPool:
             receiver.call.fail(UnavailableError(self.trouble()))
 
     def _on_addresses(self, addresses: frozenset[str]) -> None:
+        self._share = share_of(addresses, self._gateway, self._num_gateways)
         for address in addresses:
             if address in self._copies:
                 self._copies[address].retired = False
@@ -360,6 +378,20 @@ class DetokenizerPool:
             task = asyncio.create_task(copy.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def share_of(addresses: Iterable[str], gateway: int, num_gateways: int) -> frozenset[str]:
+    """The copies that a gateway uses while they live: every copy has a gateway, every gateway has a copy.
+
+    Args:
+        addresses: Of all copies, the same for all gateways.
+        gateway: Which gateway, from 0.
+        num_gateways: How many there are.
+    """
+    ordered = sorted(addresses)
+    if len(ordered) <= num_gateways:
+        return frozenset(ordered[gateway % len(ordered) :][:1]) if ordered else frozenset()
+    return frozenset(ordered[gateway::num_gateways])
 
 
 def _untouched(receiver: Receiver) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp, Scope
@@ -14,6 +17,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bough.common.errors import UnavailableError
+from bough.gateway.acceptor import Acceptor, LoadBoard
+
+logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 75
 """Longer than what clients keep idle connections for, so that it is they who close them."""
@@ -65,9 +71,18 @@ def body_writer(scope: Scope) -> BodyWriter:
 class _Protocol(HttpToolsProtocol):
     """A connection that lets the application write bodies to it directly."""
 
+    on_lost: Callable[[], None] | None = None
+    """Called once when the connection has ended."""
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {_BODY: BodyWriter(self.transport, self.flow)}  # type: ignore[dict-item]  # any extension is a dict there
+        writer = BodyWriter(self.transport, self.flow)
+        self.scope["extensions"] = {_BODY: writer}  # type: ignore[dict-item]  # any extension is a dict there
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
 
 class _QuietServer(uvicorn.Server):
@@ -87,13 +102,40 @@ class _QuietServer(uvicorn.Server):
         self.bound.set()
         await self.asked_to_end.wait()
 
+    def new_protocol(self) -> _Protocol:
+        """A protocol for one connection that was accepted elsewhere."""
+        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedListener:
+    """A listening socket that several gateways accept from."""
+
+    descriptor: int
+    """Inherited from the launcher."""
+    board_path: Path
+    """File of the `LoadBoard`."""
+    slot: int
+    num_slots: int
+
 
 class HttpServer:
-    """Serves an ASGI application on one TCP address."""
+    """Serves an ASGI application on one TCP address.
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    Args:
+        app: The application.
+        host: Where to listen.
+        port: Where to listen.
+        shared: What to accept from instead, where several gateways serve one address.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, shared: SharedListener | None = None) -> None:
         self._host = host
         self._port = port
+        self._shared = shared
+        self._board: LoadBoard | None = None
+        self._acceptor: Acceptor | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
         config = uvicorn.Config(
             app,
             http=_Protocol,
@@ -114,25 +156,67 @@ class HttpServer:
 
     async def start(self) -> None:
         """Bind and serve. UnavailableError when the address cannot be bound."""
-        sock = bind(self._host, self._port)
+        sock = bind(self._host, self._port) if self._shared is None else _inherited(self._shared.descriptor)
         self.port = sock.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve(sockets=[sock]), name="http server")
+        sockets = [sock] if self._shared is None else []
+        self._task = asyncio.create_task(self._server.serve(sockets=sockets), name="http server")
         bound = asyncio.create_task(self._server.bound.wait())
         await asyncio.wait({self._task, bound}, return_when=asyncio.FIRST_COMPLETED)
         bound.cancel()
         if self._task.done():
             self._task.result()
+        if self._shared is not None:
+            board = self._board = LoadBoard(self._shared.board_path, self._shared.slot, self._shared.num_slots)
+            self._acceptor = Acceptor(sock, board, lambda connection: self._serve(board, connection))
 
     def close_listener(self) -> None:
         """Take no new connections; open ones go on."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
         for server in self._server.servers:
             server.close()
 
     async def stop(self) -> None:
         """Close all connections, those in use after a second."""
+        self.close_listener()
         self._server.asked_to_end.set()
         if self._task is not None:
             await self._task
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _serve(self, board: LoadBoard, connection: socket.socket) -> None:
+        task = asyncio.create_task(self._connect(board, connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, board: LoadBoard, connection: socket.socket) -> None:
+        def lost() -> None:
+            if self._board is board:
+                board.add(-1)
+
+        def make() -> _Protocol:
+            protocol = self._server.new_protocol()
+            protocol.on_lost = lost
+            return protocol
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(make, connection)
+        except OSError as error:  # the client is gone already
+            connection.close()
+            lost()
+            logger.debug("a connection broke as it began: %s", error)
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise UnavailableError(f"listen: descriptor {descriptor} is no listening socket: {error.strerror}") from None
+    sock.setblocking(False)
+    return sock
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import grpc
 import grpc.aio
 
 from bough.common.codec import decode_identity, grammar_kind_to_wire
@@ -45,7 +46,7 @@ class Peer(Generic[Stub]):
         self.mismatch: MismatchError | None = None
         """Set when the peer holds another model; calls are refused until it does not."""
         self._policy = policy
-        self._stubs = itertools.cycle([stub(channel) for channel in self.channels])
+        self._stubs = itertools.cycle([(channel, stub(channel)) for channel in self.channels])
 
     async def call(
         self,
@@ -61,10 +62,18 @@ class Peer(Generic[Stub]):
         metadata = (("traceparent", traceparent),) if traceparent else None
 
         async def attempt(message: object, *, timeout: float) -> T:  # noqa: ASYNC109  # gRPC's own deadline
-            return await method(next(self._stubs))(message, timeout=timeout, metadata=metadata)
+            return await method(self._next())(message, timeout=timeout, metadata=metadata)
 
         policy = RetryPolicy(attempts=1, attempt_timeout_s=2.0) if once else self._policy
         return await call(attempt, request, peer=self.name, policy=policy)
+
+    def _next(self) -> Stub:
+        """The copies in turn; those whose connection is broken are passed over while there is a better one."""
+        for channel, stub in itertools.islice(self._stubs, len(self.channels)):
+            # Asking has a channel that is idle connect, and a broken one goes on trying.
+            if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                return stub
+        return next(self._stubs)[1]
 
     async def close(self) -> None:
         """Close the connections."""

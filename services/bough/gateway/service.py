@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 
-from bough.common.config import Settings
+from bough.common.config import DESCRIPTOR, ConfigError, Settings
 from bough.common.errors import ModelError, UnavailableError
 from bough.common.model import ModelFiles, read_model_files
+from bough.common.rpc.introspection import IntrospectionServicer as OwnIntrospectionServicer
 from bough.common.rpc.server import RpcServer
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
@@ -18,7 +19,7 @@ from bough.gateway.app import ApiKey, App, route
 from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.endpoints import GenerationEndpoints
 from bough.gateway.generate import Generator
-from bough.gateway.http_server import HttpServer
+from bough.gateway.http_server import HttpServer, SharedListener
 from bough.gateway.metrics import GatewayMetrics
 from bough.gateway.pages import Pages
 from bough.gateway.peers import GrammarCompiler, Tokenizer, retry_policy
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = (0.2, 5.0)
 """Time between two looks at the chain: while it is not ready, and while it is."""
+
+_START_S = 15.0
+"""Services start at different speeds; only a chain that is not ready after this long is worth a line."""
 
 
 def create(settings: Settings) -> Service:
@@ -84,6 +88,8 @@ class Gateway:
             identity=model.identity,
             peer=f"gateway {socket.gethostname()}:{os.getpid()}",
             grace_s=settings.orphan_grace_s,
+            gateway=settings.copy_index("gateway"),
+            num_gateways=settings.copies_of("gateway"),
         )
         metrics = GatewayMetrics(self.telemetry)
         self._generator = Generator(
@@ -95,11 +101,13 @@ class Gateway:
             pool=self._pool,
             identity=model.identity,
             telemetry=self.telemetry,
+            siblings=_siblings(settings),
         )
         key = ApiKey(None if settings.api_key is None else settings.api_key.get_secret_value())
         self._app = self._make_app(key, metrics)
-        self._http = HttpServer(self._app, settings.host, settings.port)
+        self._http = HttpServer(self._app, settings.host, settings.port, _shared_listener(settings))
         self._rpc = self._make_rpc(key)
+        self._own_rpc = self._make_own_rpc()
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -120,6 +128,8 @@ class Gateway:
             await self._rpc.start()
         except RuntimeError as error:
             raise UnavailableError(f"cannot listen on {self._rpc.address}: {error}; choose another grpc_port") from None
+        if self._own_rpc is not None:
+            await self._own_rpc.start()
         self._polling = asyncio.create_task(self._poll(), name="readiness")
         logger.info("REST on %s:%d, gRPC on port %d", self._settings.host, self.http_port, self.grpc_port)
 
@@ -141,6 +151,8 @@ class Gateway:
             await asyncio.gather(self._polling, return_exceptions=True)
         self._generator.abort_all("the gateway is shutting down")
         await self._rpc.stop(0)
+        if self._own_rpc is not None:
+            await self._own_rpc.stop(0)
         await self._http.stop()
         await self._pool.stop()
         await self._tokenizer.peer.close()
@@ -171,7 +183,7 @@ class Gateway:
         if port is None:
             port = settings.port + 1 if settings.port else 0
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        rpc = RpcServer(f"{host}:{port}")
+        rpc = RpcServer(f"{host}:{port}", shared=settings.copies_of("gateway") > 1)
         gateway_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(self._generator, key), rpc.server)
         rpc.offer("bough.rpc.v1.Inference")
         telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
@@ -180,16 +192,57 @@ class Gateway:
         rpc.offer("bough.rpc.v1.IntrospectionService")
         return rpc
 
+    def _make_own_rpc(self) -> RpcServer | None:
+        """Health and metrics of this very process, where a connection to the public ports leads to any of several."""
+        if self._settings.copies_of("gateway") == 1:
+            return None
+        rpc = RpcServer(self._settings.copy_addresses("gateway")[self._settings.copy_index("gateway")])
+        telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
+            OwnIntrospectionServicer(self.telemetry), rpc.server
+        )
+        rpc.offer("bough.rpc.v1.IntrospectionService")
+        return rpc
+
     async def _poll(self) -> None:
         """Keep the gRPC health service up to date with the chain."""
         known: set[str] | None = None
+        told: set[str] | None = None
+        loop = asyncio.get_running_loop()
+        quiet_until_s = loop.time() + _START_S
         while True:
             troubles = await self._surroundings.troubles()
-            if set(troubles) != known:
-                await self._rpc.set_ready(not troubles)
-                logger.info("%s", "ready" if not troubles else f"not ready: {troubles}")
-                known = set(troubles)
+            down = set(troubles)
+            if down != known:
+                await self._rpc.set_ready(not down)
+                if self._own_rpc is not None:
+                    await self._own_rpc.set_ready(not down)
+                known = down
+            if down != told and (not down or told is not None or loop.time() >= quiet_until_s):
+                logger.info("%s", "ready" if not down else f"not ready: {troubles}")
+                told = down
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S[0] if troubles else _POLL_S[1]):
                     self._pool.attachment_changed.clear()
                     await self._pool.attachment_changed.wait()
+
+
+def _siblings(settings: Settings) -> tuple[str, ...]:
+    """The other gateways of this launcher, each at its own socket."""
+    if settings.copies_of("gateway") == 1:
+        return ()
+    index = settings.copy_index("gateway")
+    return tuple(address for i, address in enumerate(settings.copy_addresses("gateway")) if i != index)
+
+
+def _shared_listener(settings: Settings) -> SharedListener | None:
+    if settings.listen is None or not settings.listen.startswith(DESCRIPTOR):
+        return None
+    number = settings.listen.removeprefix(DESCRIPTOR)
+    if not number.isdigit() or settings.run_dir is None:
+        raise ConfigError(f"listen {settings.listen!r}: accepted is {DESCRIPTOR}NUMBER together with run_dir")
+    return SharedListener(
+        descriptor=int(number),
+        board_path=settings.run_dir / "gateway.load",
+        slot=settings.copy_index("gateway"),
+        num_slots=settings.copies_of("gateway"),
+    )

@@ -31,6 +31,7 @@ class Surroundings:
         pool: The detokenizers, which speak for scheduler and executors too.
         identity: The model served.
         telemetry: The gateway's own.
+        siblings: Addresses of the other gateways that share this one's ports, for their metrics.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Surroundings:
         pool: DetokenizerPool,
         identity: ModelIdentity,
         telemetry: Telemetry,
+        siblings: Iterable[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._grammar = grammar
         self._pool = pool
         self._identity = identity
         self._telemetry = telemetry
+        self._siblings = frozenset(siblings)
         self._scraped: dict[str, grpc.aio.Channel] = {}
 
     async def troubles(self) -> dict[str, str]:
@@ -61,7 +64,7 @@ class Surroundings:
         return {name: trouble for name, trouble in zip(names, results, strict=True) if trouble}
 
     async def metrics(self) -> list[ProcessMetrics]:
-        """The gateway's own metrics first, then those of all services that answer."""
+        """The gateway's own metrics first, then those of its siblings and of all services that answer."""
         own = ProcessMetrics(
             service=self._telemetry.service,
             instance=self._telemetry.instance,
@@ -70,7 +73,7 @@ class Surroundings:
         addresses = await asyncio.gather(
             *(resolve(peer.address) for peer in (self._tokenizer.peer, self._grammar.peer))
         )
-        sources = self._sources(frozenset[str]().union(*addresses))
+        sources = self._sources(self._siblings.union(*addresses))
         sources.update({copy.address: _always(copy.channel) for copy in self._pool.copies if copy.attached})
         answers = await peer_metrics(sources)
         return [

@@ -24,6 +24,12 @@ SERVER_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.so_reuseport", 0),
 ]
 
+SHARED_PORT_OPTIONS: list[tuple[str, int | str]] = [
+    *(option for option in SERVER_OPTIONS if option[0] != "grpc.so_reuseport"),
+    ("grpc.so_reuseport", 1),
+]
+"""For copies of a service that share a TCP port on purpose: the kernel spreads its connections over them."""
+
 CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *_COMMON,
     # pick_first would send every call to one copy of a scaled service.

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from bough.common.errors import BoughError, OverloadedError
 from bough.common.rpc.channel import RETRY_AFTER_KEY
-from bough.common.rpc.options import SERVER_OPTIONS
+from bough.common.rpc.options import SERVER_OPTIONS, SHARED_PORT_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -128,12 +128,20 @@ def _guard_stream(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RpcServer:
-    """A grpc.aio server on one address. Health `""` is liveness, `bough.ready` is readiness of the chain."""
+    """A grpc.aio server on one address. Health `""` is liveness, `bough.ready` is readiness of the chain.
 
-    def __init__(self, address: str, *, max_concurrent_rpcs: int | None = None) -> None:
+    Args:
+        address: Where to serve.
+        max_concurrent_rpcs: Calls beyond these are refused.
+        shared: Other processes serve on the same TCP port.
+    """
+
+    def __init__(self, address: str, *, max_concurrent_rpcs: int | None = None, shared: bool = False) -> None:
         self.address = address
         self.server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_concurrent_rpcs
+            interceptors=[ErrorInterceptor()],
+            options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS,
+            maximum_concurrent_rpcs=max_concurrent_rpcs,
         )
         self._health = health.aio.HealthServicer()
         self._names = [reflection.SERVICE_NAME, health.SERVICE_NAME]
