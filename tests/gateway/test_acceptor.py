@@ -56,8 +56,10 @@ async def test_a_burst_is_shared_evenly(listener: socket.socket, tmp_path: Path)
             gateway.close()
 
 
-async def test_whoever_has_fewer_gets_the_next_ones(listener: socket.socket, tmp_path: Path) -> None:
-    busy, idle = (Gateway(listener, tmp_path / "load", slot) for slot in range(2))
+@pytest.mark.parametrize("first", [0, 1])
+async def test_whoever_has_fewer_gets_the_next_ones(listener: socket.socket, tmp_path: Path, first: int) -> None:
+    gateways = [Gateway(listener, tmp_path / "load", slot) for slot in range(2)]
+    busy, idle = gateways[first], gateways[1 - first]
     busy.board.add(10)
     with ExitStack() as stack:
         for count in range(1, 9):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bough.cli.models import with_model
 from bough.common.config import DEFAULT, SERVICES, LoadedSettings, Settings
 from bough.common.errors import ModelError
 from bough.common.model import ModelFiles, read_model_files
-from bough.common.replicas import automatic_replicas, format_replicas, usable_cores
+from bough.common.replicas import automatic_replicas, format_replicas, parse_replicas, usable_cores
 
 _MEASURED = {
     "threads": "the physical cores that the executor may use, counted at start",
@@ -54,5 +56,8 @@ def _stand_ins(settings: Settings, files: ModelFiles) -> dict[str, tuple[str, st
     known["replicas"] = (format_replicas(automatic_replicas(cores)), f"for {cores} cores")
     known |= {name: ("(measured)", why) for name, why in _MEASURED.items()}
     known |= {name: ("-", why) for name, why in _UNSET.items()}
-    known |= {f"{name}_address": (f"unix:RUN_DIR/{name}.sock", "started here") for name in SERVICES}
+    asked = {} if settings.replicas is None else parse_replicas(settings.replicas)
+    copies = format_replicas(automatic_replicas(cores) | asked)
+    here = settings.model_copy(update={"run_dir": Path("RUN_DIR"), "replicas": copies})
+    known |= {f"{name}_address": (",".join(here.copy_addresses(name)), "started here") for name in SERVICES}
     return known
