@@ -1,8 +1,8 @@
 """Where the cut of top-k and top-p lies: a bracket that holds few tokens, found by one sample and one pass.
 
-No vocabulary is sorted. Both filters ask for the largest logit c such that the tokens from c on reach a target, either
-No vocabulary is sorted. Both filters ask for the largest logit c such that the tokens from c on reach a target, by count
-(k) or by mass (top_p of the sum of the weights); ties at c then stay by themselves. A line is in one of four modes:
+No vocabulary is sorted. Both filters ask for the largest logit c such that the tokens from c on reach a target: by
+count (k) or by mass (top_p of the sum of the weights). Ties at c then stay by themselves. A line is in one of four modes:
+
 - ALL: nothing to search (no filter, or min-p alone);
 - BOUNDED: k is small. The k-th largest of the maxima of blocks of 128 tokens is a lower bound of the cut, few tokens
   reach it, and top-p is searched among these alone;
@@ -10,8 +10,8 @@ No vocabulary is sorted. Both filters ask for the largest logit c such that the 
   pass measures how much lies above each pivot, exactly; two neighbours then bracket the cut;
 - STREAMED: a large k together with top-p: searched from the logits, by one program a line.
 
-Searching thresholds in place of sorting follows FlashInfer's rejection-free samplers and Xing et al.; placing the
-pivots by a sample and its standard error is the sampling of Floyd and Rivest's SELECT (1975).
+Searching thresholds in place of sorting is what FlashInfer's samplers do too; placing pivots by a sample and its
+standard error is the idea of Floyd and Rivest's SELECT (1975).
 """
 
 from __future__ import annotations

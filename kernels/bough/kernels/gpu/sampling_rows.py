@@ -10,7 +10,8 @@ from torch import Tensor
 _BLOCK = tl.constexpr(1024)
 
 
-@triton.jit
+# Compiled once: rows and lengths of any alignment come, and admission must not wait for a compiler.
+@triton.jit(do_not_specialize=["num_tokens", "num_prompt"], do_not_specialize_on_alignment=["row_ptr", "tokens_ptr"])
 def _count_kernel(row_ptr, vocab_size, tokens_ptr, num_tokens, num_prompt):
     index = tl.program_id(0) * _BLOCK + tl.arange(0, _BLOCK)
     present = index < num_tokens
@@ -23,7 +24,7 @@ def _count_kernel(row_ptr, vocab_size, tokens_ptr, num_tokens, num_prompt):
     tl.atomic_add(row_ptr + tokens, ones, mask=present & (index >= num_prompt), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"], do_not_specialize_on_alignment=["row_ptr", "tokens_ptr", "values_ptr"])
 def _scatter_kernel(row_ptr, vocab_size, tokens_ptr, values_ptr, num_tokens):
     index = tl.program_id(0) * _BLOCK + tl.arange(0, _BLOCK)
     present = index < num_tokens
