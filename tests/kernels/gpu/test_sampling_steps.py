@@ -134,21 +134,53 @@ def test_each_kind_of_filter_takes_its_way_to_the_cut(device: torch.device) -> N
     assert pair.rows.workspace.mode[:5].tolist() == [mode for _, mode in requests.values()]
 
 
-def test_the_cut_is_exactly_where_a_sort_puts_it(device: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"),
+    [
+        (0, 0.9, 0.0),
+        (0, 0.5, 0.01),
+        (3, 1.0, 0.0),
+        (45, 0.9, 0.0),
+        (45, 0.9, 0.3),
+        (700, 1.0, 0.0),
+        (700, 0.9, 0.1),
+        (12_292, 1.0, 0.0),
+    ],
+)
+def test_the_cut_is_exactly_where_a_sort_puts_it(top_k: int, top_p: float, min_p: float, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(6)
     logits = torch.randn(6, 3 * 4096 + 5, generator=generator) * torch.tensor([[0.1], [0.5], [1], [2], [4], [8]])
-    requests = [replace(DRAW, temperature=0.7, top_p=0.9, min_p=0.0)] * 6
-    pair = Pair(logits.shape[1], device, requests)
-    pair.step(logits)
+    rows = Rows(logits.shape[1], device, max_lines=6)
+    for row in range(6):
+        rows.add(row, replace(DRAW, temperature=0.7, top_k=top_k, top_p=top_p, min_p=min_p))
+    rows.step(logits, range(6), [0] * 6)
     ordered = logits.sort(descending=True).values
     weights = ((ordered - ordered[:, :1]).double() / 0.7).exp()
+    allowed = top_k or logits.shape[1]
     reached = weights.cumsum(1)
-    last = (reached < 0.9 * reached[:, -1:]).sum(1, keepdim=True)
-    # The sum may be rounded past a neighbour, where thousands of weights are all but equal.
-    found = (ordered > pair.rows.workspace.cut[:6].cpu().unsqueeze(1)).sum(1, keepdim=True)
-    assert (found - last).abs().max() <= 1
-    kept = pair.rows.workspace.kept_sum[:6].cpu().double().sum(1)
-    assert torch.allclose(kept, reached.gather(1, last).squeeze(1), rtol=1e-5)
+    nucleus = (reached < top_p * reached[:, allowed - 1 : allowed]).sum(1).clamp(max=allowed - 1) + 1
+    found = (ordered >= rows.workspace.cut[:6].cpu().unsqueeze(1)).sum(1)
+    # What weighs nothing is never drawn, wherever the cut is.
+    drawable = (weights.float() > 1e-38).sum(1)
+    expected = torch.full((6,), allowed) if top_p == 1.0 else nucleus
+    # A sum may be rounded past a neighbour, where thousands of weights are all but equal; a count may not.
+    assert ((found.minimum(drawable) - expected.minimum(drawable)).abs() <= int(top_p < 1.0)).all()
+    kept = (weights * (ordered >= rows.workspace.cut[:6].cpu().unsqueeze(1)) * (weights >= min_p)).sum(1)
+    assert torch.allclose(rows.workspace.kept_sum[:6].cpu().double().sum(1), kept, rtol=1e-5)
+
+
+def test_a_line_too_full_for_candidates_is_cut_at_the_same_place(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(3, VOCAB, generator=generator)
+    # Hundreds of equal logits where the cuts must be: more than a chunk's candidates.
+    logits[:, 1000:3000] = 1.0
+    rows = Rows(VOCAB, device)
+    for row, change in enumerate(({"top_k": 10}, {"top_p": 0.7}, {"top_k": 900})):
+        rows.add(row, replace(DRAW, **change))  # type: ignore[arg-type]  # ints and floats in one
+    logits[0, 1000:3000] = 9.0
+    rows.step(logits, range(3), [0] * 3)
+    assert (rows.workspace.num_candidates[1:3].amax(1) > 128).all()
+    assert rows.workspace.cut[:3].tolist() == [9.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("adjusted", [False, True])

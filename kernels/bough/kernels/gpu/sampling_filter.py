@@ -1,7 +1,7 @@
 """Where the cut of top-k and top-p lies: a bracket that holds few tokens, found by one sample and one pass.
 
-No vocabulary is sorted. Both filters ask for the largest logit c such that the tokens from c on reach a target: by
-count (k) or by mass (top_p of the sum of the weights). Ties at c then stay by themselves. A line is in one of four modes:
+No vocabulary is sorted. Both filters ask for the largest logit c such that the tokens from c on reach a target: a count
+(k) or a mass (top_p of the sum of the weights). Ties at c stay by themselves. A line is in one of four modes:
 
 - ALL: nothing to search (no filter, or min-p alone);
 - BOUNDED: k is small. The k-th largest of the maxima of blocks of 128 tokens is a lower bound of the cut, few tokens

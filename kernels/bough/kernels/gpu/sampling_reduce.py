@@ -133,5 +133,5 @@ def reduce(
         s.ending_ids, s.ending_ids.stride(0), s.counts, s.counts.stride(0), s.bias, s.bias.stride(0),
         s.mask, s.mask.stride(0),
         w.chunk_max, w.chunk_argmax, w.chunk_sum, w.block_max,
-        num_warps=8,
+        num_warps=8, maxnreg=48,
     )  # fmt: skip
