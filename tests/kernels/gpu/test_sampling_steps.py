@@ -171,16 +171,21 @@ def test_the_cut_is_exactly_where_a_sort_puts_it(top_k: int, top_p: float, min_p
 
 def test_a_line_too_full_for_candidates_is_cut_at_the_same_place(device: torch.device) -> None:
     generator = torch.Generator().manual_seed(9)
-    logits = torch.randn(3, VOCAB, generator=generator)
+    logits = torch.randn(4, VOCAB, generator=generator)
     # Hundreds of equal logits where the cuts must be: more than a chunk's candidates.
-    logits[:, 1000:3000] = 1.0
+    logits[:3, 1000:3000] = 1.0
+    # Half of the mass lies within the second group of three; half of what the first two hold would be in the first.
+    logits[3] *= 1e-3
+    logits[3, :500] += 3.618
+    logits[3, 500:1500] = 2.093
+    logits[3, 1500:] += 2.0
     rows = Rows(VOCAB, device)
-    for row, change in enumerate(({"top_k": 10}, {"top_p": 0.7}, {"top_k": 900})):
+    for row, change in enumerate(({"top_k": 10}, {"top_p": 0.7}, {"top_k": 900}, {"top_p": 0.5})):
         rows.add(row, replace(DRAW, **change))  # type: ignore[arg-type]  # ints and floats in one
     logits[0, 1000:3000] = 9.0
-    rows.step(logits, range(3), [0] * 3)
-    assert (rows.workspace.num_candidates[1:3].amax(1) > 128).all()
-    assert rows.workspace.cut[:3].tolist() == [9.0, 1.0, 1.0]
+    rows.step(logits, range(4), [0] * 4)
+    assert (rows.workspace.num_candidates[1:4].amax(1) > 128).all()
+    assert rows.workspace.cut[:4].tolist() == pytest.approx([9.0, 1.0, 1.0, 2.093])
 
 
 @pytest.mark.parametrize("adjusted", [False, True])
