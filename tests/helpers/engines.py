@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from bough.common.telemetry import Telemetry
 from bough.executor.engine import Engine
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Gauges, Orders, StepReport
+from bough.executor.pipeline.host import HostPipeline
 from bough.executor.runner import ModelRunner, RunnerConfig
 from bough.executor.running import Matcher
 
@@ -27,7 +28,33 @@ def load_runner(model_dir: Path, **fields: Any) -> ModelRunner:
 def make_engine(runner: ModelRunner, *, max_rows: int = 40, token_budget: int = 512, eos: Sequence[int] = ()) -> Engine:
     """A fresh engine, its cache empty."""
     observer = Observer(Telemetry("executor"))
-    return Engine(runner, eos_token_ids=eos, max_rows=max_rows, token_budget=token_budget, observer=observer)
+    return Engine(
+        runner,
+        eos_token_ids=eos,
+        max_rows=max_rows,
+        token_budget=token_budget,
+        observer=observer,
+        make_pipeline=lambda table: HostPipeline(runner, table, eos_token_ids=eos),
+    )
+
+
+def make_gpu_engine(
+    model_dir: Path, *, eos: Sequence[int] = (), dtype: Literal["float32", "bfloat16"] = "float32", **fields: Any
+) -> Engine:
+    """An engine on the GPU, its cache empty."""
+    from bough.executor.gpu.pipeline import GpuPipeline
+    from bough.executor.gpu.runner import GpuRunner
+
+    config: dict[str, Any] = {"num_pages": 400, "max_rows": 40, "token_budget": 512, **fields}
+    runner = GpuRunner.load(RunnerConfig(model_dir=model_dir, dtype=dtype, **config), torch.device("cuda", 0))
+    return Engine(
+        runner,
+        eos_token_ids=eos,
+        max_rows=config["max_rows"],
+        token_budget=config["token_budget"],
+        observer=Observer(Telemetry("executor")),
+        make_pipeline=lambda table: GpuPipeline(runner, table, eos_token_ids=eos),
+    )
 
 
 def random_tokens(length: int, seed: int, vocab_size: int = 512) -> list[int]:
@@ -100,7 +127,7 @@ class EngineDriver:
 
     def run(self) -> EngineDriver:
         """Steps until nothing is left to do."""
-        while self.step() is not None:
+        while self.step() is not None or self.engine.is_under_way:
             pass
         assert self.engine.is_idle
         return self

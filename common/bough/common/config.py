@@ -55,16 +55,22 @@ class Settings(BaseModel):
     dtype: str = Field(
         default="auto", pattern="^(auto|float32|bfloat16)$", description="Weights and KV: auto|float32|bfloat16"
     )
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$", description="Where the model runs: auto|cpu|cuda")
+    load_format: str = Field(
+        default="auto", pattern="^(auto|dummy)$", description="auto, or dummy for random weights (to measure)"
+    )
     backend: str = Field(
-        default="auto", pattern="^(auto|native|torch)$", description="Operations of the model: auto|native|torch"
+        default="auto",
+        pattern="^(auto|native|torch)$",
+        description="Operations of the model on a CPU: auto|native|torch",
     )
     threads: int | None = Field(
         default=None, ge=1, description="Executor's compute threads; physical cores when absent"
     )
     kv_pages: int | None = Field(default=None, ge=2, description="Pages of the KV pool; measured at start when absent")
-    max_rows: int | None = Field(default=None, ge=1, description="Requests running at once; 256 on a CPU when absent")
+    max_rows: int | None = Field(default=None, ge=1, description="Requests running at once; 256 when absent")
     token_budget: int | None = Field(
-        default=None, ge=1, description="Tokens computed in a step at most; 1024 on a CPU when absent"
+        default=None, ge=1, description="Tokens computed in a step at most; 1024 on a CPU, 8192 on a GPU when absent"
     )
 
     policy: Policy = Field(

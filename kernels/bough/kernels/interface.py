@@ -42,8 +42,8 @@ class Kernels(Protocol):
 
     name: str
 
-    def embed(self, table: Tensor, tokens: Tensor) -> Tensor:
-        """Rows of `table` [vocab, D] for tokens [T] int64."""
+    def embed(self, table: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
+        """Rows of `table` [vocab, D] for tokens [T] int64, written to `out` [T, D] if given."""
         ...
 
     def take_rows(self, x: Tensor, rows: Tensor) -> Tensor:

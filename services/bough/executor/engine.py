@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,9 +22,7 @@ from bough.executor.composer import StepComposer
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
 from bough.executor.pipeline.base import Drawn, Pipeline
-from bough.executor.pipeline.host import HostPipeline
 from bough.executor.row_table import RowTable
-from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
 from bough.executor.sampling.sampler import NOTHING_ALLOWED
@@ -48,11 +46,25 @@ class _Flight:
     began: float
 
 
-class PipelineFactory(Protocol):
-    """Makes a pipeline for a model and the rows of a composer."""
+class Model(Protocol):
+    """What the engine has to know of the model that its pipeline runs."""
 
-    def __call__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int]) -> Pipeline:
-        """Make it."""
+    max_context: int
+    """Tokens a sequence may have."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the pool."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
         ...
 
 
@@ -62,32 +74,32 @@ class Engine:
     A step is composed and launched while earlier ones compute; their results follow in order.
 
     Args:
-        runner: The loaded model.
+        model: The loaded model.
         eos_token_ids: The model's end-of-sequence ids.
         max_rows: Requests that run at once.
         token_budget: Tokens computed in one step at most.
         observer: Told of the turns in each request's life.
-        make_pipeline: Makes what runs the steps.
+        make_pipeline: Makes what runs the steps, for the rows of the composer.
     """
 
     def __init__(
         self,
-        runner: ModelRunner,
+        model: Model,
         *,
         eos_token_ids: Sequence[int],
         max_rows: int,
         token_budget: int,
         observer: Observer,
-        make_pipeline: PipelineFactory = HostPipeline,
+        make_pipeline: Callable[[RowTable], Pipeline],
     ) -> None:
-        self._runner = runner
+        self._model = model
         self._eos_token_ids = tuple(eos_token_ids)
         self._observer = observer
-        pool = PagePool(num_pages=runner.num_pages, page_size=runner.page_size)
-        self._tree = RadixTree(page_size=runner.page_size, release=pool.free)
-        limits = ComposerLimits(max_rows=max_rows, token_budget=token_budget, max_context=runner.max_context)
+        pool = PagePool(num_pages=model.num_pages, page_size=model.page_size)
+        self._tree = RadixTree(page_size=model.page_size, release=pool.free)
+        limits = ComposerLimits(max_rows=max_rows, token_budget=token_budget, max_context=model.max_context)
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
-        self._pipeline = make_pipeline(runner, self._composer.table, eos_token_ids=eos_token_ids)
+        self._pipeline = make_pipeline(self._composer.table)
         self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
         self._give_way: list[int] = []
@@ -98,7 +110,7 @@ class Engine:
         self._last_end = 0.0
         self._applied = 0
         self.capacity = Capacity(
-            num_pages=runner.num_pages, page_size=runner.page_size, max_rows=max_rows, token_budget=token_budget
+            num_pages=model.num_pages, page_size=model.page_size, max_rows=max_rows, token_budget=token_budget
         )
 
     @property
@@ -214,14 +226,14 @@ class Engine:
 
     def _make(self, admission: Admission) -> Running:
         tokens = [*admission.prompt, *admission.produced]
-        num_prompt, max_context = len(admission.prompt), self._runner.max_context
+        num_prompt, max_context = len(admission.prompt), self._model.max_context
         if not num_prompt or num_prompt >= max_context:
             raise InvalidRequestError(
                 f"prompt: {num_prompt} tokens; 1 to {max_context - 1} are accepted", field="prompt"
             )
-        if (largest := max(tokens)) >= self._runner.vocab_size:
+        if (largest := max(tokens)) >= self._model.vocab_size:
             raise InvalidRequestError(
-                f"prompt: token id {largest} is not below the vocabulary size {self._runner.vocab_size}", field="prompt"
+                f"prompt: token id {largest} is not below the vocabulary size {self._model.vocab_size}", field="prompt"
             )
         matcher = admission.matcher
         if (matcher is None) != (admission.sampling.grammar is None):

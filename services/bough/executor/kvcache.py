@@ -12,6 +12,7 @@ import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,14 +43,55 @@ class KVCacheLayout:
         return 2 * self.num_layers * elements * self.dtype.itemsize
 
 
+class LayerCache(Protocol):
+    """Keys and values of one layer; how a page is laid out in them is the implementation's business."""
+
+    @property
+    def keys(self) -> Tensor:
+        """All pages' keys."""
+        ...
+
+    @property
+    def values(self) -> Tensor:
+        """All pages' values."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        ...
+
+    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Put keys and values [T, kv_heads, head_dim] of T tokens at their slots ([T] int64)."""
+        ...
+
+    def gather(self, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [..., kv_heads, P * page_size, head_dim] of pages [..., P], in the order of the pages."""
+        ...
+
+
+class Cache(Protocol):
+    """Keys and values of all layers."""
+
+    @property
+    def layers(self) -> tuple[LayerCache, ...]:
+        """In the order of the model."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerCache:
-    """Keys and values of one layer (views into the cache); g is the layout's `group`."""
+class TiledLayerCache:
+    """Views into the cache of one layer; g is the layout's `group`."""
 
     keys: Tensor
     """[pages, kv_heads, head_dim / g, page_size, g]"""
     values: Tensor
     """[pages, kv_heads, page_size / g, head_dim, g]"""
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return int(self.keys.shape[-2])
 
     def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
         """Put keys and values [T, kv_heads, head_dim] of T tokens at their slots ([T] int64)."""
@@ -80,8 +122,8 @@ class KVCache:
         lead = (layout.num_layers, num_pages, layout.num_kv_heads)
         self._keys = _lazy_zeros((*lead, head_dim // group, page, group), layout.dtype)
         self._values = _lazy_zeros((*lead, page // group, head_dim, group), layout.dtype)
-        self.layers = tuple(
-            LayerCache(keys=keys, values=values) for keys, values in zip(self._keys, self._values, strict=True)
+        self.layers: tuple[LayerCache, ...] = tuple(
+            TiledLayerCache(keys=keys, values=values) for keys, values in zip(self._keys, self._values, strict=True)
         )
 
     def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,9 +31,16 @@ class Checkpoint:
     Use as a context manager; the files stay open (memory-mapped) until it ends.
     """
 
-    def __init__(self, model_dir: Path, dtype: torch.dtype, progress: Progress = no_progress) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        dtype: torch.dtype,
+        progress: Progress = no_progress,
+        device: torch.device | None = None,
+    ) -> None:
         self._dir = model_dir
         self._dtype = dtype
+        self._device = device or torch.device("cpu")
         self._progress = progress
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}
@@ -76,7 +84,7 @@ class Checkpoint:
         return name in self._file_of
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor of that name as a fresh contiguous tensor of the serving dtype.
+        """The tensor of that name as a fresh contiguous tensor of the serving dtype on the device.
 
         Raises:
             ModelError: there is none, or its shape differs.
@@ -97,4 +105,28 @@ class Checkpoint:
         self._taken.add(name)
         self._progress(len(self._taken) / len(self._file_of), f"weights ({len(self._taken)} of {len(self._file_of)})")
         # a copy: the file may be replaced while it is served, and its pages need not stay mapped
-        return tensor.to(self._dtype, copy=True).contiguous()
+        return tensor.to(self._device, self._dtype, copy=True).contiguous()
+
+
+class DummyWeights:
+    """Random tensors in place of a checkpoint's, to measure speed without one. Each is a function of its name alone."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def __enter__(self) -> DummyWeights:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Ones for norms, zeros for biases, for all others normal values of the usual initial spread."""
+        tensor = torch.ones(shape, dtype=self._dtype, device=self._device)
+        if name.endswith(".bias"):
+            return tensor.zero_()
+        if len(shape) == 1:
+            return tensor
+        generator = torch.Generator(self._device).manual_seed(zlib.crc32(name.encode()))
+        return tensor.normal_(0.0, 0.02, generator=generator)

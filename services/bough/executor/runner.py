@@ -17,7 +17,7 @@ from bough.executor.attention.torch_backend import TorchAttention
 from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import KVCache, KVCacheLayout
 from bough.executor.layers.weights import BuildContext
-from bough.executor.loader import Checkpoint, Progress, no_progress
+from bough.executor.loader import Checkpoint, DummyWeights, Progress, no_progress
 from bough.executor.models.config import ModelConfig, ModelError
 from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
@@ -52,7 +52,9 @@ class RunnerConfig:
     num_threads: int | None = None
     """Compute threads; None takes the physical cores this process may use."""
     backend: Literal["auto", "native", "torch"] = "auto"
-    """Implementation of the operations; `auto` takes native where it can be built."""
+    """Implementation of the operations on a CPU; `auto` takes native where it can be built."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """`dummy` makes random weights up, for measurements."""
 
 
 class ModelRunner:
@@ -64,7 +66,7 @@ class ModelRunner:
         self.layout = layout
         self.backend = backend.kernels.name
         """Name of the implementation in use: native or torch."""
-        self.max_context = _max_context(config, model.config)
+        self.max_context = max_context_of(config, model.config)
         self._model = model
         self._backend = backend
         self._cache = KVCache(layout, 1)
@@ -93,7 +95,7 @@ class ModelRunner:
                 weights=weights,
                 kernels=backend.kernels,
                 attention=backend.attention,
-                max_context=_max_context(config, model_config),
+                max_context=max_context_of(config, model_config),
             )
             model = build_model(model_config, build)
         layout = KVCacheLayout(
@@ -185,7 +187,8 @@ class ModelRunner:
         self.forward(_decode_batch(self.config.max_rows))
 
 
-def _max_context(config: RunnerConfig, model: ModelConfig) -> int:
+def max_context_of(config: RunnerConfig, model: ModelConfig) -> int:
+    """Tokens that a sequence may have."""
     return min(config.max_context or model.max_position, model.max_position)
 
 
@@ -225,7 +228,9 @@ def _check_native_shapes(model: ModelConfig) -> None:
             raise ModelError(f"config.json: {name} = {getattr(model, name)} is no multiple of {WIDTH_MULTIPLE}")
 
 
-def _checkpoint(config: RunnerConfig, dtype: torch.dtype, progress: Progress) -> Checkpoint:
+def _checkpoint(config: RunnerConfig, dtype: torch.dtype, progress: Progress) -> Checkpoint | DummyWeights:
+    if config.load_format == "dummy":
+        return DummyWeights(dtype, torch.device("cpu"))
     return Checkpoint(config.model_dir, dtype, lambda fraction, what: progress(fraction * _LOAD_SHARE, what))
 
 

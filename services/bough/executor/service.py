@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import grpc.aio
+import torch
 
 from bough.common.config import Settings
 from bough.common.errors import BoughError, InternalError, ModelError
@@ -22,13 +23,17 @@ from bough.common.rpc.server import RpcServer
 from bough.common.sampling import Grammar
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
-from bough.executor.engine import Engine
+from bough.executor.engine import Engine, Model
+from bough.executor.gpu.device import choose_device
 from bough.executor.grammar_client import fetch_grammar
 from bough.executor.grammars import GrammarStore
 from bough.executor.loop import EngineLoop
 from bough.executor.models.config import ModelError as ModelReadError
 from bough.executor.observer import Observer
 from bough.executor.orders import StepReport
+from bough.executor.pipeline.base import Pipeline
+from bough.executor.pipeline.host import HostPipeline
+from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner, RunnerConfig
 from bough.executor.running import Matcher
 from bough.executor.server import ExecutorServicer
@@ -40,7 +45,10 @@ DEFAULT_MAX_ROWS = 256
 DEFAULT_TOKEN_BUDGET = 1024
 """On a CPU: large enough that matrix products are efficient, small enough that decodes wait little for a prompt."""
 
+DEFAULT_GPU_TOKEN_BUDGET = 8192
+
 _DRAIN_POLL_S = 0.02
+_Loaded = tuple[Model, Callable[[RowTable], Pipeline]]
 
 
 class ExecutorService:
@@ -170,28 +178,49 @@ def _ask_to_end() -> None:
 
 def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> Engine:
     """Load the model and make the engine; called on the thread that steps it. ModelError when it cannot be served."""
+    device = choose_device(cast(Literal["auto", "cpu", "cuda"], settings.device))
+    on_gpu = device.type == "cuda"
     max_rows = settings.max_rows or DEFAULT_MAX_ROWS
-    token_budget = max(settings.token_budget or DEFAULT_TOKEN_BUDGET, max_rows + 1)
-    runner = ModelRunner.load(
-        RunnerConfig(
-            model_dir=files.path,
-            dtype=cast(Literal["auto", "float32", "bfloat16"], settings.dtype),
-            max_rows=max_rows,
-            token_budget=token_budget,
-            max_context=files.identity.max_context,
-            num_pages=settings.kv_pages,
-            num_threads=settings.threads,
-            backend=cast(Literal["auto", "native", "torch"], settings.backend),
-        ),
-        progress=lambda fraction, what: logger.debug("loading %3.0f %%: %s", 100 * fraction, what),
+    default_budget = DEFAULT_GPU_TOKEN_BUDGET if on_gpu else DEFAULT_TOKEN_BUDGET
+    config = RunnerConfig(
+        model_dir=files.path,
+        dtype=cast(Literal["auto", "float32", "bfloat16"], settings.dtype),
+        max_rows=max_rows,
+        token_budget=max(settings.token_budget or default_budget, max_rows + 1),
+        max_context=files.identity.max_context,
+        num_pages=settings.kv_pages,
+        num_threads=settings.threads,
+        backend=cast(Literal["auto", "native", "torch"], settings.backend),
+        load_format=cast(Literal["auto", "dummy"], settings.load_format),
     )
+    load = _load_on_gpu if on_gpu else _load_on_host
+    model, make_pipeline = load(config, device, files.eos_token_ids)
     return Engine(
-        runner,
+        model,
         eos_token_ids=files.eos_token_ids,
         max_rows=max_rows,
-        token_budget=token_budget,
+        token_budget=config.token_budget,
         observer=observer,
+        make_pipeline=make_pipeline,
     )
+
+
+def _log_progress(fraction: float, what: str) -> None:
+    logger.debug("loading %3.0f %%: %s", 100 * fraction, what)
+
+
+def _load_on_host(config: RunnerConfig, device: torch.device, eos_token_ids: Sequence[int]) -> _Loaded:
+    runner = ModelRunner.load(config, progress=_log_progress)
+    return runner, lambda table: HostPipeline(runner, table, eos_token_ids=eos_token_ids)
+
+
+def _load_on_gpu(config: RunnerConfig, device: torch.device, eos_token_ids: Sequence[int]) -> _Loaded:
+    # Triton is needed here alone.
+    from bough.executor.gpu.pipeline import GpuPipeline
+    from bough.executor.gpu.runner import GpuRunner
+
+    runner = GpuRunner.load(config, device, progress=_log_progress)
+    return runner, lambda table: GpuPipeline(runner, table, eos_token_ids=eos_token_ids, progress=_log_progress)
 
 
 def create(settings: Settings) -> Service:

@@ -145,9 +145,9 @@ class NativeKernels:
     def __init__(self, runner: OpRunner) -> None:
         self.runner = runner
 
-    def embed(self, table: Tensor, tokens: Tensor) -> Tensor:
+    def embed(self, table: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
         """Look tokens up."""
-        out = table.new_empty(tokens.shape[0], table.shape[1])
+        out = table.new_empty(tokens.shape[0], table.shape[1]) if out is None else out
         op = Op(kind=OpKind.EMBED, weight=table.data_ptr(), in_features=table.shape[1])
         self.runner.run(op, Step(num_tokens=tokens.shape[0], tokens=tokens.data_ptr()), {"output": out})
         return out

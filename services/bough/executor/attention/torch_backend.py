@@ -43,7 +43,7 @@ class TorchAttention:
         starts = batch.query_start.tolist()
         for row in range(num_decodes, batch.num_rows):
             context_len = int(batch.context_lens[row])
-            pages = batch.page_table[row, : -(-context_len // cache.keys.shape[-2])]
+            pages = batch.page_table[row, : -(-context_len // cache.page_size)]
             parts.append(_attend_row(q[starts[row] : starts[row + 1]], context_len, pages, spec, cache))
         return torch.cat(parts).view(queries.shape)
 
@@ -57,7 +57,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _attend_decodes(q: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
     """One query token in each row; q is [B, H, D]."""
     lens = batch.context_lens[: q.shape[0]].unsqueeze(1)  # [B, 1]
-    page_size = cache.keys.shape[-2]
+    page_size = cache.page_size
     num_pages = -(-int(lens.max()) // page_size)
     keys, values = cache.gather(batch.page_table[: q.shape[0], :num_pages])
     at = torch.arange(num_pages * page_size)

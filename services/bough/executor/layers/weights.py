@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -29,6 +29,7 @@ class BuildContext:
     attention: AttentionBackend
     max_context: int
     """Tokens a sequence may have: the length of the rotary table."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def norm(self, name: str, size: int, eps: float) -> Norm:
         """An RMS norm over `size` values."""

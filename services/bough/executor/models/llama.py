@@ -6,7 +6,7 @@ from torch import Tensor
 
 from bough.executor.attention.base import AttentionSpec
 from bough.executor.batch import ForwardBatch
-from bough.executor.kvcache import KVCache, LayerCache
+from bough.executor.kvcache import Cache, LayerCache
 from bough.executor.layers.attention import SelfAttention
 from bough.executor.layers.mlp import GatedMLP
 from bough.executor.layers.rotary import rotary_table
@@ -41,7 +41,7 @@ class LlamaForCausalLM:
         self._kernels = build.kernels
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = build.weights.take("model.embed_tokens.weight", shape)
-        self._rotary = rotary_table(config.rope, config.head_dim, build.max_context)
+        self._rotary = rotary_table(config.rope, config.head_dim, build.max_context).to(build.device)
         self._layers = tuple(self._layer(build, index) for index in range(config.num_layers))
         final_norm = build.norm("model.norm", config.hidden_size, config.rms_norm_eps)
         head = self._embedding if config.tie_word_embeddings else build.weights.take("lm_head.weight", shape)
@@ -75,17 +75,17 @@ class LlamaForCausalLM:
             norm_eps=config.rms_norm_eps,
         )
 
-    def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+    def forward(self, batch: ForwardBatch, cache: Cache) -> Tensor:
         """Run a step and return the logits [S, vocab] float32 of the batch's `logit_rows`."""
         return self.logits(self.hidden(batch, cache), batch.logit_rows)
 
-    def hidden(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+    def hidden(self, batch: ForwardBatch, cache: Cache, out: Tensor | None = None) -> Tensor:
         """Run all layers over a step; [T, hidden] before the final norm. Keys and values go to the cache."""
-        hidden = self._kernels.embed(self._embedding, batch.tokens)
+        hidden = self._kernels.embed(self._embedding, batch.tokens, out)
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             layer.update(hidden, layer_cache, batch)
         return hidden
 
-    def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Logits [S, vocab] float32 of rows [S] of `hidden`: only those that sample pay for the norm and the head."""
-        return self._head.logits(self._kernels.take_rows(hidden, rows))
+    def logits(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
+        """Logits [S, vocab] float32 of rows [S] of `hidden`, None for all: only those that sample pay for the head."""
+        return self._head.logits(hidden if rows is None else self._kernels.take_rows(hidden, rows))

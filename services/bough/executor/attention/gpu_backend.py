@@ -1,0 +1,77 @@
+"""Attention on the GPU by Triton kernels that read the pages where they lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bough.executor.attention.base import AttentionSpec
+from bough.executor.batch import ForwardBatch
+from bough.executor.gpu.batch import GpuBatch
+from bough.executor.kvcache import LayerCache
+from bough.kernels.gpu.attention_decode import DecodeWorkspace, paged_decode_attention
+from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.rope import norm_rope_store
+
+
+class GpuAttention:
+    """See `AttentionBackend`; takes `GpuBatch` only.
+
+    Args:
+        workspace: For the largest step.
+    """
+
+    name = "triton"
+
+    def __init__(self, workspace: DecodeWorkspace) -> None:
+        self._workspace = workspace
+
+    def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """Norm, rotate, write keys and values; return the queries."""
+        return norm_rope_store(
+            qkv,
+            batch.positions,
+            batch.slots,
+            spec.rotary,
+            spec.query_norm,
+            spec.key_norm,
+            spec.norm_eps,
+            cache.keys,
+            cache.values,
+            spec.num_heads,
+        )
+
+    def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """Decode lines and chunks, each by their own kernel."""
+        assert isinstance(batch, GpuBatch)
+        heads = queries.view(-1, spec.num_heads, spec.head_dim)
+        out = torch.empty_like(heads)
+        lines = batch.num_decode_rows
+        if lines:
+            paged_decode_attention(
+                heads[:lines],
+                cache.keys,
+                cache.values,
+                batch.page_table,
+                batch.rows[:lines],
+                batch.decode_lens[:lines],
+                scale=spec.scale,
+                window=spec.window,
+                out=out[:lines],
+                workspace=self._workspace,
+                num_splits=batch.num_splits,
+            )
+        if batch.has_chunks:
+            paged_prefill_attention(
+                heads,
+                cache.keys,
+                cache.values,
+                batch.page_table,
+                batch.rows,
+                batch.query_start,
+                batch.chunk_lens,
+                scale=spec.scale,
+                window=spec.window,
+                out=out,
+            )
+        return out.view(queries.shape)

@@ -1,0 +1,55 @@
+"""A step's input on the GPU: lines refer to stable rows of the page table, and padding fills it to a fixed size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bough.executor.batch import ForwardBatch
+from bough.kernels.gpu.rows import StepInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBatch(ForwardBatch):
+    """A `ForwardBatch` whose `page_table` is that of all rows. Slots of padding tokens are -1."""
+
+    rows: Tensor
+    """[B] int32: row of the page table of each line."""
+    decode_lens: Tensor
+    """[B] int32: context of lines with one token, which come first; 0 for chunks and padding."""
+    chunk_lens: Tensor
+    """[B] int32: context of chunks; 0 for decodes and padding."""
+    has_chunks: bool
+    """Whether any line may be a chunk."""
+    num_splits: int
+    """Parts that decode attention cuts a context into at most."""
+
+    @classmethod
+    def of(
+        cls, step: StepInput, page_table: Tensor, *, num_decode_lines: int, has_chunks: bool, num_splits: int
+    ) -> GpuBatch:
+        """The batch that reads a step's input.
+
+        Args:
+            step: of the size of the step.
+            page_table: [R, P] int32 of all rows.
+            num_decode_lines: lines at the beginning that may be decodes.
+            has_chunks: whether any line may be a chunk.
+            num_splits: for decode attention.
+        """
+        return cls(
+            tokens=step.tokens,
+            positions=step.positions,
+            slots=step.slots,
+            query_start=step.query_start,
+            context_lens=step.chunk_lens,
+            page_table=page_table,
+            num_decode_rows=num_decode_lines,
+            logit_rows=step.logit_rows,
+            rows=step.rows,
+            decode_lens=step.decode_lens,
+            chunk_lens=step.chunk_lens,
+            has_chunks=has_chunks,
+            num_splits=num_splits,
+        )

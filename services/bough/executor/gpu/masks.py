@@ -1,0 +1,73 @@
+"""What grammars allow next, filled on the host while the layers run and sent before the sampling of those rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from bough.executor.gpu.rows import DeviceRows
+from bough.executor.running import Running
+
+logger = logging.getLogger(__name__)
+
+_WORD_BITS = 32
+
+
+class GrammarMasks:
+    """Masks of the rows in pinned memory.
+
+    Args:
+        max_rows: Rows that may run at once.
+        vocab_size: Columns of the logits.
+        eos_token_ids: The model's end-of-sequence ids.
+    """
+
+    def __init__(self, max_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        num_words = -(-vocab_size // _WORD_BITS)
+        self._bits = torch.empty((max_rows, num_words), dtype=torch.int32, pin_memory=True)
+        self._vocab_size = vocab_size
+        self._eos_token_ids = frozenset(eos_token_ids)
+
+    def fill(self, running: Sequence[Running], lines: Sequence[int], rows: DeviceRows) -> dict[int, str]:
+        """Ask the matchers of some lines, whose sequences are recorded up to their last token, and send the masks.
+
+        Returns:
+            Lines whose matcher failed, with the reason; everything is allowed there, and the token must be dropped.
+        """
+        failed: dict[int, str] = {}
+        places: list[int] = []
+        for line in lines:
+            entry = running[line]
+            if entry.is_ended or entry.sequence.row is None:
+                continue  # it ended, or gave way, with a token that was under way: nobody wants the next one
+            assert entry.matcher is not None
+            index = len(places)
+            self._bits[index] = -1
+            try:
+                entry.matcher.fill(self._bits, index)
+                self._keep_going(entry, index)
+            except Exception as error:
+                logger.error("a grammar mask cannot be filled", exc_info=error)
+                failed[line] = f"the request cannot be sampled: {error}"
+                self._bits[index] = -1
+            places.append(entry.sequence.row)
+        if places:
+            rows.set_masks(places, self._bits[: len(places)])
+        return failed
+
+    def _keep_going(self, entry: Running, index: int) -> None:
+        """Forbid the tokens that end the text before `min_tokens`, unless the grammar allows no others."""
+        params = entry.sequence.params
+        if entry.sequence.num_generated >= params.min_tokens:
+            return
+        words = self._bits[index].numpy()
+        kept = words.copy()
+        for token in self._eos_token_ids | set(params.stop_token_ids):
+            if 0 <= token < self._vocab_size:
+                kept.view("uint32")[token // _WORD_BITS] &= ~(1 << token % _WORD_BITS) & 0xFFFFFFFF
+        tail = self._vocab_size % _WORD_BITS
+        last = int(kept.view("uint32")[-1]) & ((1 << tail) - 1 if tail else 0xFFFFFFFF)
+        if kept[:-1].any() or last:
+            words[:] = kept

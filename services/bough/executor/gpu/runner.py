@@ -1,0 +1,230 @@
+"""The model on a GPU: loads weights, sizes the page pool by measurement, runs layers and head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bough.executor.attention.gpu_backend import GpuAttention
+from bough.executor.gpu.batch import GpuBatch
+from bough.executor.gpu.kvcache import PagedCache
+from bough.executor.kvcache import KVCacheLayout
+from bough.executor.layers.weights import BuildContext
+from bough.executor.loader import Checkpoint, DummyWeights, Progress, no_progress
+from bough.executor.models.config import ModelConfig, ModelError
+from bough.executor.models.llama import LlamaForCausalLM
+from bough.executor.models.registry import build_model, check_supported
+from bough.executor.runner import RunnerConfig, max_context_of
+from bough.kernels.gpu.attention_decode import choose_num_splits, decode_workspace
+from bough.kernels.gpu.operations import GpuKernels
+from bough.kernels.gpu.rows import StepInput
+
+logger = logging.getLogger(__name__)
+
+_LOAD_SHARE = 0.6
+_SPARE_BYTES = 1 << 30
+"""Left for what the profile run does not see: graphs, cuBLAS workspaces, fragments."""
+_MAX_HEAD_DIM = 256
+
+
+class GpuRunner:
+    """Runs layers and head on one GPU. Not thread-safe: one thread loads and steps.
+
+    Args:
+        config: What is served and how.
+        model: With its weights on the device.
+        layout: Of the page pool.
+        device: The GPU.
+        stream: On which everything runs.
+    """
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        model: LlamaForCausalLM,
+        layout: KVCacheLayout,
+        device: torch.device,
+        stream: torch.cuda.Stream,
+    ) -> None:
+        self.config = config
+        self.model_config = model.config
+        self.layout = layout
+        self.device = device
+        self.max_context = max_context_of(config, model.config)
+        self.token_budget = config.token_budget
+        self._stream = stream
+        self._model = model
+        self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+        self._cache = PagedCache(layout, 1, device)
+
+    @classmethod
+    def load(cls, config: RunnerConfig, device: torch.device, progress: Progress = no_progress) -> GpuRunner:
+        """Load the weights, measure, and allocate the page pool.
+
+        Args:
+            config: what to serve and how.
+            device: the GPU.
+            progress: called with the fraction done and what is being done.
+
+        Raises:
+            ModelError: the directory lacks something, is not supported, or leaves no memory for a single sequence.
+        """
+        model_config = ModelConfig.read(config.model_dir)
+        check_supported(model_config)
+        if model_config.head_dim > _MAX_HEAD_DIM or model_config.head_dim % 16:
+            raise ModelError(
+                f"config.json: head_dim = {model_config.head_dim}; multiples of 16 up to {_MAX_HEAD_DIM} are accepted"
+            )
+        dtype: torch.dtype = getattr(torch, model_config.dtype if config.dtype == "auto" else config.dtype)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            try:
+                model = _load_model(config, model_config, dtype, device, progress)
+            except torch.OutOfMemoryError as error:
+                raise ModelError(_too_large(config.model_dir, device, "its weights")) from error
+            layout = KVCacheLayout(
+                num_layers=model_config.num_layers,
+                num_kv_heads=model_config.num_kv_heads,
+                head_dim=model_config.head_dim,
+                dtype=dtype,
+            )
+            runner = cls(config, model, layout, device, stream)
+            progress(_LOAD_SHARE, "measuring memory")
+            runner._allocate()
+        return runner
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the pool."""
+        return self._cache.num_pages
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return self.layout.page_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.model_config.vocab_size
+
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Everything inside runs in the order of the runner's stream."""
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            yield
+
+    def check(self) -> None:
+        """Raise if the GPU has failed."""
+        self._stream.query()
+
+    def num_splits(self, num_lines: int) -> int:
+        """Parts that decode attention cuts a context into, for so many lines."""
+        return choose_num_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
+
+    def hidden(self, batch: GpuBatch, out: Tensor) -> None:
+        """Run all layers over a step; `out` [T, hidden] gets the residual stream before the final norm."""
+        self._model.hidden(batch, self._cache, out)
+
+    def logits(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
+        """Logits [S, vocab] float32 of rows of `hidden`; None for all of them."""
+        return self._model.logits(hidden, rows)
+
+    def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole pages before a step; targets are distinct and none of them is a source."""
+        self._cache.copy_pages(torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device))
+
+    def _allocate(self) -> None:
+        """Make the pool: as many pages as fit beside the largest step, which runs to see what it needs."""
+        cap = self.config.max_rows * -(-self.max_context // self.page_size)
+        num_pages = self.config.num_pages
+        try:
+            if num_pages is None:
+                num_pages = min(cap, self._measure_pages())
+            self._cache = PagedCache(self.layout, num_pages, self.device)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(_too_large(self.config.model_dir, self.device, "a step or its KV pages")) from error
+
+    def _measure_pages(self) -> int:
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        num_tokens = min(self.token_budget, self.max_context)
+        num_profile_pages = -(-num_tokens // self.page_size)
+        self._cache = PagedCache(self.layout, num_profile_pages, self.device)
+        self._run_largest(num_tokens)
+        torch.cuda.synchronize(self.device)
+        peak = torch.cuda.max_memory_allocated(self.device) - before - num_profile_pages * self.layout.page_bytes
+        self._cache = PagedCache(self.layout, 1, self.device)
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(self.device)
+        # What the rows hold for sampling comes later: counts, bias, logits and their copy, [rows, vocab] of 4 bytes.
+        sampling = 5 * self.config.max_rows * self.vocab_size * 4
+        spare = _SPARE_BYTES + total // 50
+        fitting = (free - peak - sampling - spare) // self.layout.page_bytes
+        needed = -(-self.max_context // self.page_size)
+        if fitting < needed:
+            raise ModelError(
+                f"{self.config.model_dir}: memory for {max(0, fitting)} KV pages is left on the GPU, one sequence of "
+                f"max_context = {self.max_context} tokens needs {needed}; lower max_context, token_budget or max_rows, "
+                "or use a smaller model"
+            )
+        logger.info(
+            "%.1f GB free of %.1f, a step needs %.2f: %d pages fit", free / 1e9, total / 1e9, peak / 1e9, fitting
+        )
+        return fitting
+
+    def _run_largest(self, num_tokens: int) -> None:
+        """One row with so many tokens, and logits of all rows."""
+        step = StepInput.empty(max_tokens=num_tokens, max_lines=1, device=self.device)
+        torch.arange(num_tokens, out=step.positions)
+        torch.arange(num_tokens, out=step.slots)
+        step.query_start[1] = num_tokens
+        step.chunk_lens[0] = num_tokens
+        pages = torch.arange(-(-num_tokens // self.page_size), dtype=torch.int32, device=self.device).unsqueeze(0)
+        batch = GpuBatch.of(step, pages, num_decode_lines=0, has_chunks=True, num_splits=1)
+        hidden = torch.empty(num_tokens, self.model_config.hidden_size, dtype=self.layout.dtype, device=self.device)
+        self.hidden(batch, hidden)
+        rows = torch.zeros(self.config.max_rows, dtype=torch.int64, device=self.device)
+        self.logits(hidden, rows)
+
+
+def _load_model(
+    config: RunnerConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, progress: Progress
+) -> LlamaForCausalLM:
+    source: Checkpoint | DummyWeights
+    if config.load_format == "dummy":
+        source = DummyWeights(dtype, device)
+    else:
+        source = Checkpoint(
+            config.model_dir, dtype, lambda fraction, what: progress(fraction * _LOAD_SHARE, what), device
+        )
+    num_kv_heads, max_rows = model_config.num_kv_heads, config.max_rows
+    num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+    most = max(lines * choose_num_splits(lines, num_kv_heads, num_sms) for lines in range(1, max_rows + 1))
+    workspace = decode_workspace(
+        max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, max(2, -(-most // max_rows)), device
+    )
+    with source as weights:
+        build = BuildContext(
+            weights=weights,
+            kernels=GpuKernels(),
+            attention=GpuAttention(workspace),
+            max_context=max_context_of(config, model_config),
+            device=device,
+        )
+        return build_model(model_config, build)
+
+
+def _too_large(model_dir: Path, device: torch.device, what: str) -> str:
+    total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return (
+        f"{model_dir}: {what} do not fit into the {total:.0f} GB of the GPU; lower max_rows, token_budget or "
+        "max_context, or use a smaller model"
+    )

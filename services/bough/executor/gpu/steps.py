@@ -1,0 +1,209 @@
+"""The work of a step on the GPU, as CUDA graphs of fixed sizes where there is one and launch by launch otherwise."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bough.executor.gpu.batch import GpuBatch
+from bough.executor.gpu.ring import ResultRing
+from bough.executor.gpu.rows import DeviceRows
+from bough.executor.gpu.runner import GpuRunner
+from bough.executor.loader import Progress, no_progress
+from bough.kernels.gpu.rows import StepInput, begin_decode, begin_mixed
+from bough.kernels.gpu.sampling import LogprobOutputs, SamplingWorkspace, sample
+from bough.kernels.gpu.sampling_types import MAX_TOP_LOGPROBS
+
+_DECODE_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_SAMPLE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_MIXED_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+"""Tokens of steps with chunks that have graphs; a larger step keeps the GPU busy for longer than its launches take."""
+
+
+class Variant(NamedTuple):
+    """What the sampling of a step has to offer."""
+
+    filtered: bool = False
+    """A row has top-k, top-p or min-p."""
+    logprobs: bool = False
+    """A row asks for log probabilities."""
+
+
+class _Key(NamedTuple):
+    """What a graph does and for which size."""
+
+    what: str
+    size: int
+    variant: Variant = Variant()
+
+
+class GpuSteps:
+    """Launches the parts of steps: input, layers, head with sampling. Uses the runner's stream.
+
+    Args:
+        runner: The loaded model.
+        rows: State of the rows.
+        ring: Where results go.
+        max_lines: Rows that may share a step.
+    """
+
+    def __init__(self, runner: GpuRunner, rows: DeviceRows, ring: ResultRing, *, max_lines: int) -> None:
+        self._runner = runner
+        self._rows = rows
+        self._ring = ring
+        device = runner.device
+        max_tokens = max(runner.token_budget, max_lines)
+        self._input = StepInput.empty(max_tokens=max_tokens, max_lines=max_lines, device=device)
+        self._hidden = torch.empty(
+            (max_tokens, runner.model_config.hidden_size), dtype=runner.layout.dtype, device=device
+        )
+        self._sampling = SamplingWorkspace(max_lines, runner.vocab_size, device, num_top=MAX_TOP_LOGPROBS)
+        self._max_lines = max_lines
+        self._max_tokens = max_tokens
+        self._decode_sizes = _sizes(_DECODE_SIZES, max_lines)
+        self._sample_sizes = _sizes(_SAMPLE_SIZES, max_lines)
+        self._mixed_sizes = [size for size in _MIXED_SIZES if size <= max_tokens]
+        self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @property
+    def logprob_outputs(self) -> LogprobOutputs:
+        """What the last step with log probabilities found, on the device."""
+        return self._sampling.outputs
+
+    def decode(self, num_lines: int, variant: Variant) -> None:
+        """A whole step in which the lines that the rows name compute one token each."""
+        size = _at_least(self._decode_sizes, num_lines)
+
+        def work() -> None:
+            self._decode_layers(size)
+            self._head(size, variant, of_chunks=False)
+
+        self._run(_Key("decode", size, variant), work)
+
+    def forward_decode(self, num_lines: int) -> None:
+        """The same up to the last layer."""
+        size = _at_least(self._decode_sizes, num_lines)
+        self._run(_Key("decode layers", size), lambda: self._decode_layers(size))
+
+    def begin_mixed(
+        self, staging: Tensor, *, num_tokens: int, num_lines: int, num_decodes: int, num_samples: int
+    ) -> None:
+        """Make the input of a step with chunks from what is staged; see the kernel of this name."""
+        size = self._mixed_size(num_tokens)
+        begin_mixed(
+            staging,
+            self._rows.token,
+            self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines),
+            num_tokens=num_tokens,
+            num_lines=num_lines,
+            num_decodes=num_decodes,
+            num_samples=num_samples,
+        )
+
+    def forward_mixed(self, num_tokens: int) -> None:
+        """All layers over a step with chunks."""
+        size = self._mixed_size(num_tokens)
+        if size in self._mixed_sizes:
+            self._run(_Key("mixed layers", size), lambda: self._mixed_layers(size))
+        else:
+            self._mixed_layers(size)
+
+    def sample(self, num_samples: int, variant: Variant, *, of_chunks: bool) -> None:
+        """Head and sampling after one of the `forward` methods."""
+        if not num_samples:
+            return
+        sizes = self._sample_sizes if of_chunks else self._decode_sizes
+        size = _at_least(sizes, num_samples)
+        what = "sample of chunks" if of_chunks else "sample of decodes"
+        self._run(_Key(what, size, variant), lambda: self._head(size, variant, of_chunks=of_chunks))
+
+    def capture(self, progress: Progress = no_progress) -> None:
+        """Compile and capture what most steps need; everything else when it comes for the second time."""
+        plain = Variant()
+        work: list[Callable[[], None]] = []
+        work += [lambda size=size: self.decode(size, plain) for size in reversed(self._decode_sizes)]  # type: ignore[misc]
+        work += [lambda size=size: self.forward_mixed(size) for size in reversed(self._mixed_sizes)]  # type: ignore[misc]
+        work += [
+            lambda size=size: self.sample(size, plain, of_chunks=True)  # type: ignore[misc]
+            for size in reversed(self._sample_sizes)
+        ]
+        staging = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        self.begin_mixed(staging, num_tokens=0, num_lines=0, num_decodes=0, num_samples=0)
+        for index, piece in enumerate(work):
+            piece()
+            progress(index / len(work), f"graphs ({index} of {len(work)})")
+        for variant in (Variant(filtered=True), Variant(logprobs=True), Variant(filtered=True, logprobs=True)):
+            self.sample(1, variant, of_chunks=True)
+        torch.cuda.synchronize()
+        self._ring.step_counter.zero_()
+
+    def _mixed_size(self, num_tokens: int) -> int:
+        size = _at_least(self._mixed_sizes, num_tokens) if num_tokens <= self._mixed_sizes[-1] else num_tokens
+        return max(size, 1)
+
+    def _decode_layers(self, size: int) -> None:
+        step = self._input.first(num_tokens=size, num_lines=size, num_samples=size)
+        rows = self._rows
+        begin_decode(rows.line_rows, rows.token, rows.position, rows.page_table, step, page_size=self._runner.page_size)
+        self._layers(step, num_decode_lines=size, has_chunks=False)
+
+    def _mixed_layers(self, size: int) -> None:
+        step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
+        self._layers(step, num_decode_lines=min(size, self._max_lines), has_chunks=True)
+
+    def _layers(self, step: StepInput, *, num_decode_lines: int, has_chunks: bool) -> None:
+        batch = GpuBatch.of(
+            step,
+            self._rows.page_table,
+            num_decode_lines=num_decode_lines,
+            has_chunks=has_chunks,
+            num_splits=self._runner.num_splits(num_decode_lines),
+        )
+        self._runner.hidden(batch, self._hidden[: step.tokens.shape[0]])
+
+    def _head(self, size: int, variant: Variant, *, of_chunks: bool) -> None:
+        step = self._input.first(num_tokens=self._max_tokens, num_lines=size, num_samples=size)
+        if of_chunks:
+            logits = self._runner.logits(self._hidden, step.logit_rows)
+        else:
+            logits = self._runner.logits(self._hidden[:size], None)
+        sample(
+            logits,
+            step.sample_rows,
+            step.sampled_position,
+            self._rows.state,
+            self._sampling,
+            ring=self._ring.records,
+            step_counter=self._ring.step_counter,
+            filtered=variant.filtered,
+            logprobs=variant.logprobs,
+        )
+
+    def _run(self, key: _Key, work: Callable[[], None]) -> None:
+        """Replay the graph of a piece of work, or run it and capture it for the next time."""
+        graph = self._graphs.get(key)
+        if graph is not None:
+            graph.replay()
+            return
+        work()
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+        self._graphs[key] = graph
+
+
+def _sizes(sizes: tuple[int, ...], most: int) -> list[int]:
+    """The sizes below `most`, and `most`."""
+    return [size for size in sizes if size < most] + [most]
+
+
+def _at_least(sizes: list[int], needed: int) -> int:
+    return sizes[bisect_left(sizes, needed)]
