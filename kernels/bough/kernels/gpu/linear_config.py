@@ -11,13 +11,12 @@ import triton
 from bough.kernels.gpu import linear_dot, linear_gemv
 from bough.kernels.gpu.linear_dot import DotConfig
 from bough.kernels.gpu.linear_gemv import GemvConfig
+from bough.kernels.gpu.linear_measured import MEASURED
 
 NUM_SMS = 132
 MAX_ROWS = linear_dot.MAX_ROWS
+_ALWAYS_ROWS = 4
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-
-# (bucket, N, K, gated): what a measurement found better than the rules
-_MEASURED: dict[tuple[int, int, int, bool], GemvConfig | DotConfig] = {}
 
 
 def bucket(rows: int) -> int:
@@ -26,6 +25,11 @@ def bucket(rows: int) -> int:
         if rows <= bound:
             return bound
     raise ValueError(f"{rows} rows are more than {MAX_ROWS}")
+
+
+def pays(rows: int, num_outputs: int, depth: int, gated: bool) -> bool:
+    """Whether such a product is faster than cuBLAS, as measured."""
+    return rows <= _ALWAYS_ROWS
 
 
 def choose_config(rows: int, num_outputs: int, depth: int, gated: bool = False) -> GemvConfig | DotConfig:
@@ -38,7 +42,7 @@ def choose_config(rows: int, num_outputs: int, depth: int, gated: bool = False) 
         ValueError: more than `MAX_ROWS` rows.
     """
     bound = bucket(rows)
-    measured = _MEASURED.get((bound, num_outputs, depth, gated))
+    measured = MEASURED.get((bound, num_outputs, depth, gated))
     if measured is not None:
         return measured
     if bound <= linear_gemv.MAX_ROWS:

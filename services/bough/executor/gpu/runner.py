@@ -211,11 +211,12 @@ def _load_model(
     workspace = decode_workspace(
         max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, max(2, -(-most // max_rows)), device
     )
+    pdl = torch.cuda.get_device_capability(device) >= (9, 0)
     with source as weights:
         build = BuildContext(
             weights=weights,
-            kernels=GpuKernels(),
-            attention=GpuAttention(workspace),
+            kernels=GpuKernels(device, pdl=pdl),
+            attention=GpuAttention(workspace, pdl=pdl),
             max_context=max_context_of(config, model_config),
             device=device,
         )
