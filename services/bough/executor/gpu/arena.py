@@ -82,8 +82,8 @@ class Arena:
         self._changed = []
         for begin in range(0, len(places), _CHANGES_PER_SLOT):
             part = places[begin : begin + _CHANGES_PER_SLOT]
-            if begin >= _CHANGES_PER_SLOT * (_SLOTS // 2):
-                torch.cuda.synchronize()  # a flood of long prompts: the slots may still be read
+            if begin and self._device_words.is_cuda:
+                torch.cuda.synchronize()  # a flood of long prompts, more than one slot a launch: they may still be read
             staging = self._staging[self._slot]
             self._slot = (self._slot + 1) % _SLOTS
             pairs = staging.numpy()

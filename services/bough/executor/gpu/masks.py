@@ -16,7 +16,7 @@ _WORD_BITS = 32
 
 
 class GrammarMasks:
-    """Masks of the rows in pinned memory.
+    """Masks of the rows, in pinned memory where there is a GPU.
 
     Args:
         max_rows: Rows that may run at once.
@@ -26,7 +26,7 @@ class GrammarMasks:
 
     def __init__(self, max_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         num_words = -(-vocab_size // _WORD_BITS)
-        self._bits = torch.empty((max_rows, num_words), dtype=torch.int32, pin_memory=True)
+        self._bits = torch.empty((max_rows, num_words), dtype=torch.int32, pin_memory=torch.cuda.is_available())
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from bough.common.errors import InvalidRequestError
 from bough.executor.gpu.logprobs import LogprobCopy
 from bough.executor.gpu.masks import GrammarMasks
 from bough.executor.gpu.ring import ResultRing
@@ -173,15 +174,16 @@ class GpuPipeline:
             sequence = entry.sequence
             row = sequence.row
             assert row is not None
+            if sequence.num_uncomputed == 1 and not sequence.num_pending:
+                # Before anything can fail: a row that decodes writes keys and values at its position, wanted or not.
+                self._rows.start_decoding(row, sequence.tokens[-1], sequence.num_computed)
             try:
                 self._rows.begin(entry)
-            except ValueError as error:
+            except (InvalidRequestError, ValueError) as error:
                 failed[line] = f"the request cannot be sampled: {error}"
                 continue
             entry.sampler_row = row
             self._features.add(row, sampling_flags(sequence.params, has_matcher=entry.matcher is not None))
-            if sequence.num_uncomputed == 1:
-                self._rows.start_decoding(row, sequence.tokens[-1], sequence.num_computed)
         return failed
 
     def _begin_mixed(self, plan: StepPlan) -> int:
