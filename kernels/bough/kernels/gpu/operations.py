@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bough.kernels.gpu.activation import silu_mul
-from bough.kernels.gpu.linear_config import choose_config, pays
+from bough.kernels.gpu.linear_config import choose_config, fuses_norm, pays
 from bough.kernels.gpu.linear_dot import Workspace
-from bough.kernels.gpu.linear_gemv import GemvConfig
 from bough.kernels.gpu.linear_small import fits, small_linear
 from bough.kernels.gpu.norm import rms_norm
 from bough.kernels.interface import Linear, Norm
@@ -67,14 +66,14 @@ class GpuLinear:
 
     def _is_small(self, x: Tensor) -> bool:
         rows, (outputs, depth) = x.shape[0], self._weight.shape
-        return fits(rows, outputs, depth, x.dtype) and pays(rows, outputs, depth, self._gated)
+        return fits(rows, outputs, depth, x.dtype) and pays(rows, outputs, depth)
 
     def _small(self, x: Tensor, *, residual: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
         outputs, depth = self._weight.shape
         config = choose_config(x.shape[0], outputs, depth, self._gated)
         norm = self._norm
-        if norm is not None and not isinstance(config, GemvConfig):
-            x, norm = self._normed(x), None  # programs on tensor cores would norm all rows again, each for itself
+        if norm is not None and not fuses_norm(config, outputs):
+            x, norm = self._normed(x), None
         return small_linear(
             x,
             self._weight,

@@ -16,7 +16,7 @@ BLOCK = 128
 NUM_PIVOTS = 8
 CAPACITY = 128
 """Candidates for the cut that a chunk may keep; a line with a fuller chunk is searched from its logits (slowly)."""
-MAX_STOP_IDS = 128
+MAX_STOP_IDS = 1024
 MAX_TOP_LOGPROBS = 20
 TAG_BITS = 23
 
@@ -81,9 +81,9 @@ class SamplingState:
     seed: Tensor
     """[R] int64: the bits of the uint64 seeds."""
     stop_ids: Tensor
-    """[R, 128] int32, padded with -1."""
+    """[R, 1024] int32, padded with -1."""
     ending_ids: Tensor
-    """[R, 128] int32, padded with -1."""
+    """[R, 1024] int32, padded with -1."""
     counts: Tensor
     """[R, V] int32: how often each token was produced; the sign bit says that it is in the prompt."""
     bias: Tensor
