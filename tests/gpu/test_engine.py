@@ -80,7 +80,8 @@ def test_sampled_tokens_and_logprobs_are_those_of_the_cpu(model_dir: Path) -> No
 
 
 def test_requests_that_give_way_and_resume_get_the_same_tokens(model_dir: Path) -> None:
-    requests = [admission(i + 1, random_tokens(30, i), max_tokens=60, order=i) for i in range(8)]
+    # Each grows from 2 to 12 pages, more than admission keeps free.
+    requests = [admission(i + 1, random_tokens(30, i), max_tokens=160, order=i) for i in range(6)]
     expected = generate(make_engine(load_runner(model_dir)), *requests)
     driver = EngineDriver(make_gpu_engine(model_dir, num_pages=24))
     driver.admit(*requests)

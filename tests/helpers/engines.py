@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from bough.common.requests import RequestFailure
 from bough.common.sampling import FinishReason, SamplingParams, TokenLogprobs
 from bough.common.telemetry import Telemetry
+from bough.executor.drawing import Drawing
 from bough.executor.engine import Engine
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Gauges, Orders, StepReport
-from bough.executor.pipeline.host import HostPipeline
+from bough.executor.pipeline.base import Drawn, Pipeline
+from bough.executor.pipeline.host import HostPipeline, _forward_batch
+from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner, RunnerConfig
-from bough.executor.running import Matcher
+from bough.executor.running import Matcher, Running
+from bough.executor.step import StepArrays, StepPlan
 
 
 def load_runner(model_dir: Path, **fields: Any) -> ModelRunner:
@@ -25,7 +32,14 @@ def load_runner(model_dir: Path, **fields: Any) -> ModelRunner:
     return ModelRunner.load(RunnerConfig(model_dir=model_dir, dtype="float32", **config))
 
 
-def make_engine(runner: ModelRunner, *, max_rows: int = 40, token_budget: int = 512, eos: Sequence[int] = ()) -> Engine:
+def make_engine(
+    runner: ModelRunner,
+    *,
+    max_rows: int = 40,
+    token_budget: int = 512,
+    eos: Sequence[int] = (),
+    make_pipeline: Callable[[RowTable], Pipeline] | None = None,
+) -> Engine:
     """A fresh engine, its cache empty."""
     observer = Observer(Telemetry("executor"))
     return Engine(
@@ -34,8 +48,96 @@ def make_engine(runner: ModelRunner, *, max_rows: int = 40, token_budget: int = 
         max_rows=max_rows,
         token_budget=token_budget,
         observer=observer,
-        make_pipeline=lambda table: HostPipeline(runner, table, eos_token_ids=eos),
+        make_pipeline=make_pipeline or (lambda table: HostPipeline(runner, table, eos_token_ids=eos)),
     )
+
+
+class DelayedPipeline:
+    """Steps on the CPU whose results are held back as long as the engine may go without them, as on a slow GPU.
+
+    The "device" knows only what a GPU would: pages from the changes of the row table, and of each row the token that it
+    sampled last with its position, so that the tokens of decodes never come from the host.
+    """
+
+    def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int], depth: int) -> None:
+        self.depth = depth
+        self.num_settled = 0
+        self.most_under_way = 0
+        self._runner = runner
+        self._table = table
+        self._drawing = Drawing(max_rows=table.max_rows, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids)
+        self._pages = np.full_like(table.page_table, -1)
+        self._token = np.full(table.max_rows, -1, np.int64)
+        self._position = np.full(table.max_rows, -1, np.int64)
+        self._under_way: deque[Drawn] = deque()
+
+    def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
+        arrays = self._begin(plan, running)
+        if plan.copies:
+            self._runner.copy_pages([copy.src for copy in plan.copies], [copy.dst for copy in plan.copies])
+        logits = self._runner.forward(_forward_batch(arrays))
+        if any(entry.matcher is not None for entry in running):
+            self.num_settled += 1
+            settle()
+        # Those whose last token turned up just now have let go of their rows: nobody wants their next one.
+        lines = [line for line, entry in enumerate(running) if not entry.is_ended]
+        kept = replace(arrays, logit_rows=arrays.logit_rows[lines])
+        drawn = self._drawing.draw([running[line] for line in lines], kept, logits[lines])
+        tokens = [0] * len(running)
+        logprobs: list[TokenLogprobs | None] | None = None if drawn.logprobs is None else [None] * len(running)
+        for index, line in enumerate(lines):
+            tokens[line] = drawn.tokens[index]
+            if logprobs is not None and drawn.logprobs is not None:
+                logprobs[line] = drawn.logprobs[index]
+            row = running[line].sequence.row
+            self._token[row] = tokens[line]
+            self._position[row] = arrays.positions[arrays.logit_rows[line]] + 1
+        failed = {lines[index]: reason for index, reason in drawn.failed.items()}
+        self._under_way.append(Drawn(tokens=tokens, logprobs=logprobs, failed=failed))
+        self.most_under_way = max(self.most_under_way, len(self._under_way))
+
+    def collect(self, *, wait: bool) -> Drawn | None:
+        return self._under_way.popleft() if wait or len(self._under_way) >= self.depth else None
+
+    def forget(self, running: Running) -> None:
+        self._drawing.forget(running)
+
+    def _begin(self, plan: StepPlan, running: list[Running]) -> StepArrays:
+        """The step's input, made of what the device knows."""
+        for change in self._table.changes:
+            self._pages[change.row, change.first : change.first + len(change.pages)] = change.pages
+        self._table.changes.clear()
+        for entry in running:
+            sequence = entry.sequence
+            if entry.sampler_row is None and sequence.num_uncomputed == 1:
+                self._token[sequence.row] = sequence.tokens[-1]
+                self._position[sequence.row] = sequence.num_computed
+        arrays = plan.arrays
+        decodes = arrays.rows[: arrays.num_decode_rows]
+        assert (arrays.positions[: len(decodes)] == self._position[decodes]).all()
+        arrays.tokens[: len(decodes)] = self._token[decodes]
+        page_size = self._table.page_size
+        pages, offsets = np.divmod(arrays.positions, page_size)
+        lines = np.repeat(arrays.rows, np.diff(arrays.query_start))
+        arrays.slots[:] = self._pages[lines, pages] * page_size + offsets
+        for line, length in enumerate(arrays.context_lens.tolist()):
+            num_pages = -(-length // page_size)
+            arrays.page_table[line, :num_pages] = self._pages[arrays.rows[line], :num_pages]
+        return arrays
+
+
+def make_delayed_engine(
+    runner: ModelRunner, *, depth: int = 3, eos: Sequence[int] = (), **limits: Any
+) -> tuple[Engine, DelayedPipeline]:
+    """An engine that runs `depth` steps ahead, and its pipeline."""
+    made: list[DelayedPipeline] = []
+
+    def make(table: RowTable) -> Pipeline:
+        made.append(DelayedPipeline(runner, table, eos_token_ids=eos, depth=depth))
+        return made[0]
+
+    engine = make_engine(runner, eos=eos, make_pipeline=make, **limits)
+    return engine, made[0]
 
 
 def make_gpu_engine(
