@@ -20,13 +20,16 @@ from bough.kernels.gpu.attention_reference import paged_attention_reference
 
 @contextmanager
 def mended_interpreter() -> Iterator[None]:
-    """Two things that the interpreter of Triton 3.6 does not get right, put right; without effect on a GPU.
+    """Three things that the interpreter of Triton 3.6 does unlike a GPU, put right; without effect on a GPU.
 
     It holds scalars as arrays of one element and makes a loop's bound of one by int(), which NumPy refuses from 2.4 on.
-    And it multiplies matrices of bfloat16, which it holds as uint16, as if they were integers.
+    It multiplies matrices of bfloat16, which it holds as uint16, as if they were integers. And it rounds a product
+    before it subtracts from it, where the compiler makes both one fused multiply-add that rounds once.
     """
     patch_tensor = interpreter._patch_lang_tensor
     dot = interpreter.InterpreterBuilder.create_dot
+    multiply = interpreter.InterpreterBuilder.create_fmul
+    subtract = interpreter.InterpreterBuilder.create_fsub
 
     def patched(tensor: Any, scope: Any) -> None:
         patch_tensor(tensor, scope)
@@ -40,9 +43,22 @@ def mended_interpreter() -> Iterator[None]:
     def dot_of_floats(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, wide(a), wide(b), *rest)
 
+    def multiply_exactly(self: Any, a: Any, b: Any) -> Any:
+        product = multiply(self, a, b)
+        if a.dtype.scalar == tl.float32:
+            product.attr["exact"] = np.multiply(a.data, b.data, dtype=np.float64)
+        return product
+
+    def fused_subtract(self: Any, a: Any, b: Any) -> Any:
+        if "exact" not in a.attr:
+            return subtract(self, a, b)
+        return interpreter.TensorHandle((a.attr["exact"] - b.data).astype(np.float32), a.dtype.scalar)
+
     with (
         patch.object(interpreter, "_patch_lang_tensor", patched),
         patch.object(interpreter.InterpreterBuilder, "create_dot", dot_of_floats),
+        patch.object(interpreter.InterpreterBuilder, "create_fmul", multiply_exactly),
+        patch.object(interpreter.InterpreterBuilder, "create_fsub", fused_subtract),
     ):
         yield
 

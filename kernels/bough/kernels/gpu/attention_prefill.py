@@ -71,11 +71,16 @@ def _attend_blocks(
             visible = (tokens[None, :] <= positions[:, None]) & (tokens < last_token)[None, :]
             if WINDOW > 0:
                 visible = visible & (tokens[None, :] > positions[:, None] - WINDOW)
-            # Finite: a row that has seen nothing so far adds up rubbish, which its first visible token shrinks to zero.
-            scores = tl.where(visible, scores, -1.0e30)
+            scores = tl.where(visible, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
-        shrink = tl.exp2(top - new_top)
-        weights = tl.exp2(scores * score_scale - new_top[:, None])
+        origin = new_top
+        if MASKED and WINDOW > 0:
+            # A row whose window begins in a later block has seen nothing so far, and infinity less infinity is NaN.
+            # A large finite mask would not do: the multiply-add below keeps the digits of its product that rounding
+            # took from new_top, and two to the power of their difference can be infinite.
+            origin = tl.where(new_top == float("-inf"), 0.0, new_top)
+        shrink = tl.exp2(top - origin)
+        weights = tl.exp2(scores * score_scale - origin[:, None])
         total = total * shrink + tl.sum(weights, 1)
         if MASKED or HEAD_DIM != BLOCK_D:
             values = tl.load(values_ptr + slots, mask=readable, other=0.0)
@@ -101,6 +106,8 @@ def _attend_context(
     begin = 0
     inner = 0
     if WINDOW > 0:
+        # Rows of no token see what the last token sees: a row that saw nothing would divide zero by zero.
+        positions = tl.minimum(positions, end - 1)
         first_token = tl.maximum(lowest + 1 - WINDOW, 0)
         begin = first_token // BLOCK_N * BLOCK_N
         inner = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N, diagonal)
