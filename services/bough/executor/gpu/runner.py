@@ -142,13 +142,18 @@ class GpuRunner:
     def _allocate(self) -> None:
         """Make the pool: as many pages as fit beside the largest step, which runs to see what it needs."""
         cap = self.config.max_rows * -(-self.max_context // self.page_size)
-        num_pages = self.config.num_pages
+        given = self.config.num_pages
         try:
-            if num_pages is None:
-                num_pages = min(cap, self._measure_pages())
+            num_pages = min(cap, self._measure_pages()) if given is None else given
             self._cache = PagedCache(self.layout, num_pages, self.device)
         except torch.OutOfMemoryError as error:
-            raise ModelError(_too_large(self.config.model_dir, self.device, "a step or its KV pages")) from error
+            if given is None:
+                raise ModelError(_too_large(self.config.model_dir, self.device, "a step or its KV pages")) from error
+            size, total = given * self.layout.page_bytes / 1e9, _gpu_bytes(self.device) / 1e9
+            raise ModelError(
+                f"kv_pages = {given}: they need {size:.1f} GB, which does not fit beside the weights into the "
+                f"{total:.0f} GB of the GPU; lower kv_pages, or leave it out to have it measured"
+            ) from error
 
     def _measure_pages(self) -> int:
         torch.cuda.synchronize(self.device)
@@ -224,8 +229,12 @@ def _load_model(
 
 
 def _too_large(model_dir: Path, device: torch.device, what: str) -> str:
-    total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    total = _gpu_bytes(device) / 1e9
     return (
         f"{model_dir}: {what} do not fit into the {total:.0f} GB of the GPU; lower max_rows, token_budget or "
         "max_context, or use a smaller model"
     )
+
+
+def _gpu_bytes(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
