@@ -1,0 +1,125 @@
+"""The rows on the device: masks of grammars, pages, parameters, lines of a decode step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from bough.executor.gpu.masks import GrammarMasks
+from bough.executor.gpu.rows import DeviceRows
+from bough.executor.row_table import RowTable
+from bough.executor.running import Running
+from bough.executor.sampling import StopRule
+from bough.executor.sequence import Sequence as Row
+from tests.helpers.engines import admission
+
+VOCAB_SIZE = 70
+EOS = 2
+
+
+class Allowing:
+    """Allows some tokens."""
+
+    is_done = False
+
+    def __init__(self, *tokens: int, fails: bool = False) -> None:
+        self._tokens = tokens
+        self._fails = fails
+
+    def fill(self, bitmask: Tensor, line: int) -> None:
+        if self._fails:
+            bitmask[line, 0] = 0
+            raise RuntimeError("planted")
+        bitmask[line] = torch.from_numpy(bits_of(self._tokens))
+
+    def accept(self, token: int) -> bool:
+        return token in self._tokens
+
+
+def bits_of(tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+    words = np.zeros(-(-VOCAB_SIZE // 32), np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words.view(np.int32)
+
+
+def running(row: int | None, matcher: Allowing | None, **sampling: Any) -> Running:
+    entry = admission(1, [5, 6], **sampling)
+    sequence = Row(request_id=1, tokens=[5, 6], num_prompt=2, params=entry.sampling, row=row)
+    stop = StopRule.build(entry.sampling, eos_token_ids=[EOS], num_prompt_tokens=2, max_context=100)
+    return Running(admission=entry, sequence=sequence, stop=stop, matcher=matcher)
+
+
+@pytest.fixture
+def rows() -> DeviceRows:
+    table = RowTable(max_rows=4, max_pages=8, page_size=16)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return DeviceRows(table, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS], device=device)
+
+
+def allowed(rows: DeviceRows, row: int) -> list[int]:
+    words = rows.state.mask[row].cpu().numpy().view(np.uint32)
+    return [token for token in range(VOCAB_SIZE) if words[token // 32] >> np.uint32(token % 32) & 1]
+
+
+def test_each_row_gets_its_own_mask_and_rows_that_are_gone_none(rows: DeviceRows) -> None:
+    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
+    entries = [running(3, Allowing(7, 69)), running(1, None), running(0, Allowing(8)), running(None, Allowing(9))]
+    ended = running(2, Allowing(10))
+    ended.is_ended = True
+    assert masks.fill([*entries, ended], [0, 2, 3, 4], rows) == {}
+    assert [allowed(rows, row) for row in range(4)] == [[8], [], [], [7, 69]]
+
+
+def test_a_matcher_that_fails_is_told_of_its_line_and_leaves_the_others_alone(
+    rows: DeviceRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
+    failed = masks.fill([running(0, Allowing(fails=True)), running(1, Allowing(31, 32))], [0, 1], rows)
+    assert failed.keys() == {0} and "planted" in failed[0] and "planted" in caplog.text
+    assert allowed(rows, 0) == list(range(VOCAB_SIZE)) and allowed(rows, 1) == [31, 32]
+
+
+@pytest.mark.parametrize(
+    ("allowed_by_grammar", "left"),
+    [((EOS, 40, 64), [64]), ((EOS,), [EOS]), ((EOS, 40), [EOS, 40]), ((7, 63), [7, 63])],
+)
+def test_before_min_tokens_what_ends_the_text_is_forbidden_unless_nothing_else_is_allowed(
+    rows: DeviceRows, allowed_by_grammar: tuple[int, ...], left: list[int]
+) -> None:
+    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
+    entries = [
+        running(0, Allowing(*allowed_by_grammar), min_tokens=1, stop_token_ids=(40, 1000)),
+        running(1, Allowing(*allowed_by_grammar), stop_token_ids=(40, 1000)),
+    ]
+    assert masks.fill(entries, [0, 1], rows) == {}
+    assert (allowed(rows, 0), allowed(rows, 1)) == (left, sorted(allowed_by_grammar))
+
+
+def test_rows_follow_the_page_table_and_begin_with_the_parameters_of_their_request(rows: DeviceRows) -> None:
+    table = rows._table
+    first, second = table.allocate([4, 5, 6]), table.allocate([7])
+    table.grow(second, 1, 9)
+    entry = running(second, None, temperature=0.5, top_k=3, seed=(1 << 64) - 1, logit_bias=((6, 2.5),))
+    rows.begin(entry)
+    rows.start_decoding(second, 6, 1)
+    rows.send()
+    assert not table.changes
+    assert rows.page_table[first].tolist()[:3] == [4, 5, 6] and rows.page_table[second].tolist()[:2] == [7, 9]
+    assert rows.state.temperature.tolist()[second] == 0.5 and rows.state.top_k.tolist()[second] == 3
+    assert rows.state.seed.tolist()[second] == -1  # the bits of the uint64
+    assert rows.state.bias[second].tolist() == [2.5 if token == 6 else 0.0 for token in range(VOCAB_SIZE)]
+    assert (rows.token.tolist()[second], rows.position.tolist()[second]) == (6, 1)
+
+
+def test_lines_of_a_decode_step_are_those_of_the_last_array_and_the_rest_has_none(rows: DeviceRows) -> None:
+    for decode_rows in ([2, 0, 3, 1], [3], [0, 1]):
+        rows.set_lines(np.array(decode_rows, np.int64))
+        rows.send()
+        assert rows.line_rows.tolist() == [*decode_rows, *[-1] * (4 - len(decode_rows))]
