@@ -15,8 +15,6 @@ from bough.kernels.gpu.linear_measured import MEASURED
 
 NUM_SMS = 132
 MAX_ROWS = linear_dot.MAX_ROWS
-_ALWAYS_ROWS = 4
-_SMALLEST_PRODUCT = 3 << 20
 _NORM_OUTPUTS = 1 << 15
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -29,13 +27,9 @@ def bucket(rows: int) -> int:
     raise ValueError(f"{rows} rows are more than {MAX_ROWS}")
 
 
-def pays(rows: int, num_outputs: int, depth: int) -> bool:
-    """Whether such a product is faster than cuBLAS with the norm and the activation beside it, as measured."""
-    if rows <= _ALWAYS_ROWS:
-        return True
-    if num_outputs * depth < _SMALLEST_PRODUCT:
-        return False  # too few tiles: cuBLAS splits K without waiting for the last part
-    return rows <= 32 or depth <= 1024
+def pays(rows: int) -> bool:
+    """Whether products of so many rows are faster than cuBLAS within a step, as measured."""
+    return rows <= linear_gemv.MAX_ROWS
 
 
 def fuses_norm(config: GemvConfig | DotConfig, num_outputs: int) -> bool:

@@ -66,7 +66,7 @@ class GpuLinear:
 
     def _is_small(self, x: Tensor) -> bool:
         rows, (outputs, depth) = x.shape[0], self._weight.shape
-        return fits(rows, outputs, depth, x.dtype) and pays(rows, outputs, depth)
+        return fits(rows, outputs, depth, x.dtype) and pays(rows)
 
     def _small(self, x: Tensor, *, residual: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
         outputs, depth = self._weight.shape

@@ -19,14 +19,11 @@ class GpuAttention:
 
     Args:
         workspace: For the largest step.
-        pdl: Whether to launch kernels while the one before them ends (sm_90). What the kernels read before they wait,
-            lines and lengths, is written by the first kernel of a step, which has ended when the second starts.
     """
 
     name = "triton"
 
-    def __init__(self, workspace: DecodeWorkspace, *, pdl: bool) -> None:
-        self._pdl = pdl
+    def __init__(self, workspace: DecodeWorkspace) -> None:
         self._workspace = workspace
 
     def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
@@ -42,7 +39,6 @@ class GpuAttention:
             cache.keys,
             cache.values,
             spec.num_heads,
-            pdl=self._pdl,
         )
 
     def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
@@ -64,7 +60,6 @@ class GpuAttention:
                 out=out[:lines],
                 workspace=self._workspace,
                 num_splits=batch.num_splits,
-                pdl=self._pdl,
             )
         if batch.has_chunks:
             paged_prefill_attention(
@@ -78,6 +73,5 @@ class GpuAttention:
                 scale=spec.scale,
                 window=spec.window,
                 out=out,
-                pdl=self._pdl,
             )
         return out.view(queries.shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import SamplingParams
 from bough.executor.gpu.arena import Arena
+from bough.executor.gpu.transfer import to_device
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
 from bough.executor.sampling.filters import GREEDY_BELOW
@@ -141,12 +142,12 @@ class DeviceRows:
 
     def set_masks(self, rows: list[int], bits: Tensor) -> None:
         """Set what grammars allow next in some rows; `bits` [n, ceil(V / 32)] int32 on the host must stay unchanged."""
-        index = torch.tensor(rows, device=self._device)
+        index = to_device(rows, torch.int64, self._device)
         self.state.mask.index_copy_(0, index, bits.to(self._device, non_blocking=True))
 
     def _count(self, row: int, tokens: list[int], num_prompt: int, *, repeats: bool) -> None:
         start = 0 if repeats else num_prompt  # without repetition penalty the prompt does not count
-        on_device = torch.tensor(tokens[start:], dtype=torch.int32, device=self._device)
+        on_device = to_device(tokens[start:], torch.int32, self._device)
         set_row_counts(self.state.counts, row, on_device, num_prompt - start)
 
     def _set_bias(self, row: int, params: SamplingParams) -> None:
@@ -159,8 +160,8 @@ class DeviceRows:
         set_row_bias(
             self.state.bias,
             row,
-            torch.tensor(list(bias), dtype=torch.int32, device=self._device),
-            torch.tensor(list(bias.values()), device=self._device),
+            to_device(list(bias), torch.int32, self._device),
+            to_device(list(bias.values()), torch.float32, self._device),
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bough.executor.attention.gpu_backend import GpuAttention
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.kvcache import PagedCache
+from bough.executor.gpu.transfer import to_device
 from bough.executor.kvcache import KVCacheLayout
 from bough.executor.layers.weights import BuildContext
 from bough.executor.loader import Checkpoint, DummyWeights, Progress, no_progress
@@ -137,7 +138,9 @@ class GpuRunner:
 
     def copy_pages(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy whole pages before a step; targets are distinct and none of them is a source."""
-        self._cache.copy_pages(torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device))
+        self._cache.copy_pages(
+            to_device(sources, torch.int64, self.device), to_device(targets, torch.int64, self.device)
+        )
 
     def _allocate(self) -> None:
         """Make the pool: as many pages as fit beside the largest step, which runs to see what it needs."""
@@ -221,7 +224,7 @@ def _load_model(
         build = BuildContext(
             weights=weights,
             kernels=GpuKernels(device, pdl=pdl),
-            attention=GpuAttention(workspace, pdl=pdl),
+            attention=GpuAttention(workspace),
             max_context=max_context_of(config, model_config),
             device=device,
         )
