@@ -93,7 +93,7 @@ def test_a_row_that_cannot_be_set_up_ends_alone_and_writes_to_no_page_of_others(
     driver.admit(
         beside,
         *(admission(10 + i, prompt, logit_bias=((600, 1.0),), max_tokens=40) for i, prompt in enumerate(prompts)),
-        admission(12, prompts[0], stop_token_ids=tuple(range(3, 203)), max_tokens=40),
+        admission(12, prompts[0], stop_token_ids=tuple(range(3, 1203)), max_tokens=40),
     )
     driver.run()
     assert driver.failures.keys() == {10, 11, 12}
