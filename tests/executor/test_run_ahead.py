@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.executor.batch import ForwardBatch
 from bough.executor.engine import INTERNAL
 from bough.executor.grammars import GrammarMatcher
-from bough.executor.orders import Admission, Orders
+from bough.executor.loop import EngineLoop
+from bough.executor.orders import Admission, Orders, StepReport
+from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import ModelRunner
 from tests.executor.test_engine import RunnerProxy
 from tests.executor.test_engine_grammar import EOS, GRAMMAR, SCHEMA, BrokenMatcher
@@ -315,6 +318,87 @@ def test_a_decode_step_that_cannot_be_launched_ends_its_rows_with_the_tokens_the
     assert set(driver.finish.values()) == {FinishReason.ERROR}
     assert all(driver.tokens[i] == expected.tokens[i][: len(driver.tokens[i])] for i in (1, 2))
     check_nothing_is_lost(driver.engine)
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_step_that_cannot_be_launched_lets_nothing_be_launched_before_all_earlier_results_are_taken(
+    runner: ModelRunner,
+) -> None:
+    driver, pipeline = delayed(failing(runner, lambda batch: batch.num_rows > 4))
+    driver.admit(*(admission(i, random_tokens(25, i), max_tokens=30) for i in range(1, 5)))
+    for _ in range(5):
+        driver.step()
+    # Room for one more, so that the next call launches.
+    assert len(pipeline._under_way) == 2
+    driver.admit(admission(9, random_tokens(100, 9), max_tokens=20))
+    driver.step()
+    assert driver.failures.keys() == {9}
+    assert not pipeline._under_way and not driver.engine.is_under_way
+    driver.run()
+    check_nothing_is_lost(driver.engine)
+
+
+DEAD = "the GPU has failed: planted; the executor ends"
+
+
+def dying(pipeline: DelayedPipeline, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """From now on the pipeline's device is dead, as `method` finds out."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise DeviceFailedError(DEAD)
+
+    monkeypatch.setattr(pipeline, method, fail)
+
+
+@pytest.mark.parametrize("method", ["launch", "collect"])
+@pytest.mark.parametrize("steps_before", [0, 1, 6])
+def test_a_device_that_fails_ends_the_engine_and_no_request(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch, method: str, steps_before: int
+) -> None:
+    driver, pipeline = delayed(runner)
+    driver.admit(*(admission(i, random_tokens(25, i), max_tokens=30) for i in range(1, 5)))
+    for _ in range(steps_before):
+        driver.step()
+    dying(pipeline, monkeypatch, method)
+    driver.admit(admission(9, random_tokens(100, 9), max_tokens=20))
+    with pytest.raises(DeviceFailedError, match=DEAD):
+        for _ in range(3):
+            driver.step()
+    assert not driver.failures and not driver.finish
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_device_found_dead_after_a_launch_that_failed_ends_no_request_of_that_launch(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, pipeline = delayed(failing(runner, lambda batch: batch.num_rows > 4))
+    driver.admit(*(admission(i, random_tokens(25, i), max_tokens=30) for i in range(1, 5)))
+    for _ in range(5):
+        driver.step()
+    dying(pipeline, monkeypatch, "collect")
+    driver.admit(admission(9, random_tokens(100, 9), max_tokens=20))
+    with pytest.raises(DeviceFailedError, match=DEAD):
+        driver.step()
+    assert not driver.failures and not driver.finish
+
+
+@pytest.mark.parametrize("method", ["launch", "collect"])
+async def test_a_device_that_fails_ends_the_thread_of_the_engine_with_its_reason(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    engine, pipeline = make_delayed_engine(runner)
+    dying(pipeline, monkeypatch, method)
+    failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    reports: list[StepReport] = []
+    loop = EngineLoop(
+        build=lambda: engine, on_ready=lambda _: None, on_report=reports.append, on_failure=failure.set_result
+    )
+    loop.send(Orders(admissions=[admission(1, random_tokens(25, 1), max_tokens=30)]))
+    loop.start()
+    error = await asyncio.wait_for(failure, 30)
+    assert isinstance(error, DeviceFailedError) and str(error) == DEAD
+    assert not any(report.failures or report.tokens.requests for report in reports)
+    await asyncio.to_thread(loop.stop)
 
 
 def test_random_operations_end_with_the_tokens_of_an_engine_that_waits(runner: ModelRunner) -> None:

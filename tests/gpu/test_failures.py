@@ -1,13 +1,22 @@
-"""What goes wrong on a GPU ends the requests it belongs to, with a reason, and none beside them."""
+"""What goes wrong on a GPU ends the requests it belongs to, with a reason, and none beside them.
+
+A GPU that has failed ends the executor instead, and no request.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,6 +26,7 @@ from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.models.config import ModelError
 from bough.executor.orders import Admission
+from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.engine_fuzz import check_nothing_is_lost
@@ -139,6 +149,74 @@ def test_a_chunk_that_runs_out_of_memory_ends_its_prefills_and_no_decode(
     assert again.tokens[9] == expected[9]
     assert {entry.request: driver.tokens[entry.request] for entry in decodes} == {i: expected[i] for i in range(1, 5)}
     check_nothing_is_lost(driver.engine)
+
+
+@triton.jit
+def _store_at(pointer, offset):  # type: ignore[no-untyped-def]  # a kernel's parameters have none
+    tl.store(pointer + offset, 1)
+
+
+def wild_store() -> None:
+    """A kernel that writes to an address which is nobody's."""
+    _store_at[(1,)](torch.zeros(1, dtype=torch.int32, device="cuda"), 1 << 44)
+
+
+def failed_assertion() -> None:
+    """A kernel that stops because an index is out of range."""
+    torch.zeros(8, device="cuda")[torch.tensor([1 << 20], device="cuda")]
+
+
+FAULTS: dict[str, Callable[[], None]] = {"wild store": wild_store, "failed assertion": failed_assertion}
+
+
+def run_into(fault: str, seen_before_launch: bool, model_dir: Path) -> None:
+    """Break the GPU under running requests, print what became of them, and end the process.
+
+    Args:
+        fault: of `FAULTS`.
+        seen_before_launch: wait for the fault, so that a launch is the first to run into it.
+        model_dir: of the model.
+    """
+    driver = EngineDriver(make_gpu_engine(model_dir))
+    driver.admit(*(admission(i, random_tokens(20 + i, i), max_tokens=900) for i in range(1, 7)))
+    for _ in range(6):
+        driver.step()
+    try:
+        FAULTS[fault]()
+        if seen_before_launch:
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        sys.stderr.write(f"planted: {error}\n")
+    outcome: dict[str, Any] = {"error": None}
+    try:
+        driver.admit(admission(9, random_tokens(100, 9), max_tokens=900))
+        driver.run()
+    except DeviceFailedError as error:
+        outcome = {"error": str(error), "cause": type(error.__cause__).__name__}
+    outcome |= {"failures": list(driver.failures), "ended": list(driver.finish), "began": list(driver.tokens)}
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # nothing can be freed on a GPU that has failed
+
+
+@pytest.mark.parametrize("seen_before_launch", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_gpu_that_fails_ends_the_engine_and_no_request(model_dir: Path, fault: str, seen_before_launch: bool) -> None:
+    call = f"run_into({fault!r}, {seen_before_launch}, Path({str(model_dir)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path; from tests.gpu.test_failures import run_into; {call}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert outcome["error"] is not None, done.stderr
+    assert outcome["error"].startswith("the GPU has failed: ") and outcome["error"].endswith("; the executor ends")
+    assert outcome["cause"] != "NoneType"
+    assert not outcome["failures"] and not outcome["ended"] and outcome["began"]
 
 
 def changed(model_dir: Path, copy: Path, **fields: Any) -> Path:

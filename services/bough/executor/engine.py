@@ -21,7 +21,7 @@ from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import StepComposer
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
-from bough.executor.pipeline.base import Drawn, Pipeline
+from bough.executor.pipeline.base import DeviceFailedError, Drawn, Pipeline
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
@@ -143,6 +143,9 @@ class Engine:
 
         Returns:
             None when nothing happened; unless `is_under_way`, nothing will until further orders.
+
+        Raises:
+            DeviceFailedError: the engine is of no use any more; what it has not reported yet must not be reported.
         """
         began = time.perf_counter()
         has_room = len(self._flights) < self._pipeline.depth
@@ -172,11 +175,12 @@ class Engine:
 
         def settle() -> None:
             advance()
-            while self._flights:
-                self._collect(wait=True)
+            self._collect_all()
 
         try:
             self._pipeline.launch(plan, running, settle)
+        except DeviceFailedError:
+            raise  # no fault of the requests, which can go on elsewhere
         except Exception as error:
             if is_advanced:
                 raise
@@ -184,11 +188,17 @@ class Engine:
             logger.exception("a step failed and ends %d requests", len(offenders))
             for row in offenders:
                 self._fail(self._running[row.request_id], INTERNAL, f"the step failed: {error}")
+            # Launches that fail in a row must not run ahead of the steps that still read what was staged for them.
+            self._collect_all()
             return True
         advance()
         self._flights.append(_Flight(sampling=sampling, running=running, began=began))
         self._observer.launched(plan)
         return True
+
+    def _collect_all(self) -> None:
+        while self._flights:
+            self._collect(wait=True)
 
     def _collect(self, *, wait: bool) -> bool:
         """Take the results of the oldest step under way; False if they are not there yet."""

@@ -39,6 +39,7 @@ class EngineLoop:
         self._reports: deque[StepReport] = deque()
         self._wakeup = threading.Event()
         self._stopping = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -63,6 +64,9 @@ class EngineLoop:
             self._tell(lambda: self._on_ready(engine))
             self._loop(engine)
         except BaseException as error:
+            # Kept, and with its traceback the engine: pinned memory that is freed after the GPU has failed aborts the
+            # process, which is to report first.
+            self._failure = error
             self._tell(lambda error=error: self._on_failure(error))  # type: ignore[misc]
 
     def _loop(self, engine: Engine) -> None:

@@ -18,7 +18,7 @@ from bough.executor.gpu.rows import DeviceRows, sampling_flags
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.gpu.steps import GpuSteps, Variant
 from bough.executor.loader import Progress, no_progress
-from bough.executor.pipeline.base import Drawn
+from bough.executor.pipeline.base import DeviceFailedError, Drawn
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
 from bough.executor.sampling.sampler import NOTHING_ALLOWED
@@ -110,6 +110,32 @@ class GpuPipeline:
 
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         """Queue a step on the GPU."""
+        try:
+            self._launch(plan, running, settle)
+        except DeviceFailedError:
+            raise
+        except Exception as error:
+            # This waits as well: what the failed launch has queued reads its staging slot.
+            self._runner.check_after(error)
+            raise
+
+    def collect(self, *, wait: bool) -> Drawn | None:
+        """Results of the oldest step."""
+        try:
+            return self._collect(wait=wait)
+        except DeviceFailedError:
+            raise
+        except Exception as error:
+            self._runner.check_after(error)
+            raise
+
+    def forget(self, running: Running) -> None:
+        """Let go of a row."""
+        if running.sampler_row is not None:
+            self._features.discard(running.sampler_row)
+            running.sampler_row = None
+
+    def _launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         with self._runner.on_stream():
             failed = self._begin_rows(running)
             if plan.copies:
@@ -136,8 +162,7 @@ class GpuPipeline:
                 self._steps.decode(num_samples, variant)
             self._note_launch(running, variant, failed)
 
-    def collect(self, *, wait: bool) -> Drawn | None:
-        """Results of the oldest step."""
+    def _collect(self, *, wait: bool) -> Drawn | None:
         launched = self._launched[0]
         if launched.number is None:
             assert launched.done is not None
@@ -158,12 +183,6 @@ class GpuPipeline:
             failed.setdefault(line, _reason(code))
         logprobs = None if launched.logprobs is None else launched.logprobs.read(failed)
         return Drawn(tokens=tokens, logprobs=logprobs, failed=failed)
-
-    def forget(self, running: Running) -> None:
-        """Let go of a row."""
-        if running.sampler_row is not None:
-            self._features.discard(running.sampler_row)
-            running.sampler_row = None
 
     def _begin_rows(self, running: list[Running]) -> dict[int, str]:
         """Set up the rows that sample for the first time; lines that cannot, with the reason."""

@@ -20,6 +20,7 @@ from bough.executor.loader import Checkpoint, DummyWeights, Progress, no_progres
 from bough.executor.models.config import ModelConfig, ModelError
 from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
+from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig, max_context_of
 from bough.kernels.gpu.attention_decode import choose_num_splits, decode_workspace
 from bough.kernels.gpu.operations import GpuKernels
@@ -121,8 +122,32 @@ class GpuRunner:
             yield
 
     def check(self) -> None:
-        """Raise if the GPU has failed."""
-        self._stream.query()
+        """Look, without waiting, whether the GPU still works.
+
+        Raises:
+            DeviceFailedError: it does not.
+        """
+        try:
+            self._stream.query()
+        except Exception as error:
+            raise _device_failed(error) from error
+
+    def check_after(self, failure: Exception) -> None:
+        """Wait for all that is queued, to tell a GPU that has failed from a call that could not be made.
+
+        An illegal access or a failed assertion in a kernel makes every later call on the device fail, this one
+        included; running out of memory does not.
+
+        Args:
+            failure: why this is asked.
+
+        Raises:
+            DeviceFailedError: from `failure`: the GPU does not work any more.
+        """
+        try:
+            self._stream.synchronize()
+        except Exception as error:
+            raise _device_failed(error) from failure
 
     def num_splits(self, num_lines: int) -> int:
         """Parts that decode attention cuts a context into, for so many lines."""
@@ -237,6 +262,12 @@ def _too_large(model_dir: Path, device: torch.device, what: str) -> str:
         f"{model_dir}: {what} do not fit into the {total:.0f} GB of the GPU; lower max_rows, token_budget or "
         "max_context, or use a smaller model"
     )
+
+
+def _device_failed(error: Exception) -> DeviceFailedError:
+    # CUDA's errors go on for lines about how to debug them.
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DeviceFailedError(f"the GPU has failed: {reason}; the executor ends")
 
 
 def _gpu_bytes(device: torch.device) -> int:

@@ -23,6 +23,13 @@ class Drawn:
     """Line -> why its token is worth nothing."""
 
 
+class DeviceFailedError(Exception):
+    """The device is of no use to this process any more, and neither is whatever is on it.
+
+    No request has failed by it: each goes on wherever else it can.
+    """
+
+
 class Pipeline(Protocol):
     """Runs steps in the order in which they are launched. Not thread-safe."""
 
@@ -39,12 +46,17 @@ class Pipeline(Protocol):
                 which is when a grammar has to see the last token.
 
         Raises:
+            DeviceFailedError: nothing can be launched or collected any more.
             Exception: the step could not be started; none of it has an effect.
         """
         ...
 
     def collect(self, *, wait: bool) -> Drawn | None:
-        """Results of the oldest step under way; None if they are not there and `wait` is not set."""
+        """Results of the oldest step under way; None if they are not there and `wait` is not set.
+
+        Raises:
+            DeviceFailedError: nothing can be launched or collected any more.
+        """
         ...
 
     def forget(self, running: Running) -> None:
