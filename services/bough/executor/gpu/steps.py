@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from bough.executor.loader import Progress, no_progress
 from bough.kernels.gpu.rows import StepInput, begin_decode, begin_mixed
 from bough.kernels.gpu.sampling import LogprobOutputs, SamplingWorkspace, sample
 from bough.kernels.gpu.sampling_types import MAX_TOP_LOGPROBS
+
+logger = logging.getLogger(__name__)
 
 _DECODE_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -192,11 +195,16 @@ class GpuSteps:
             return
         work()
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            work()
-        finally:
-            graph.capture_end()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            # The work is done already; without a graph the next one is only slower.
+            logger.warning("%s cannot be captured as a graph", key, exc_info=True)
+            return
         self._graphs[key] = graph
 
 
