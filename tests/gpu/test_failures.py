@@ -31,6 +31,7 @@ from bough.executor.runner import RunnerConfig
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.engine_fuzz import check_nothing_is_lost
 from tests.helpers.engines import EngineDriver, admission, load_runner, make_engine, make_gpu_engine, random_tokens
+from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.gpu
 
@@ -107,7 +108,7 @@ def test_a_row_that_cannot_be_set_up_ends_alone_and_writes_to_no_page_of_others(
     )
     driver.run()
     assert driver.failures.keys() == {10, 11, 12}
-    assert "token id 600" in driver.failures[10].message and "up to 128 are accepted" in driver.failures[12].message
+    assert "token id 600" in driver.failures[10].message and "up to 1024 are accepted" in driver.failures[12].message
     assert driver.tokens[2] == expected[2]
     again = EngineDriver(driver.engine)
     again.admit(cached, after)
@@ -205,7 +206,7 @@ def test_a_gpu_that_fails_ends_the_engine_and_no_request(model_dir: Path, fault:
     call = f"run_into({fault!r}, {seen_before_launch}, Path({str(model_dir)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", f"from pathlib import Path; from tests.gpu.test_failures import run_into; {call}"],
-        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True,
         text=True,
         timeout=300,
