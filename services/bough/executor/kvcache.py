@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bough.executor.models.config import ModelConfig
+
 PAGE_SIZE = 16
 """Tokens in a page."""
 
@@ -30,6 +32,13 @@ class KVCacheLayout:
     head_dim: int
     dtype: torch.dtype
     page_size: int = PAGE_SIZE
+
+    @classmethod
+    def of(cls, config: ModelConfig, dtype: torch.dtype) -> KVCacheLayout:
+        """What a model needs."""
+        return cls(
+            num_layers=config.num_layers, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, dtype=dtype
+        )
 
     @property
     def group(self) -> int:

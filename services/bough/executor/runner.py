@@ -98,12 +98,7 @@ class ModelRunner:
                 max_context=max_context_of(config, model_config),
             )
             model = build_model(model_config, build)
-        layout = KVCacheLayout(
-            num_layers=model_config.num_layers,
-            num_kv_heads=model_config.num_kv_heads,
-            head_dim=model_config.head_dim,
-            dtype=dtype,
-        )
+        layout = KVCacheLayout.of(model_config, dtype)
         runner = cls(config, model, layout, backend)
         progress(_LOAD_SHARE, "measuring memory")
         num_pages = config.num_pages or runner._measure_pages()

@@ -23,11 +23,6 @@ def fits(rows: int, num_outputs: int, depth: int, dtype: torch.dtype) -> bool:
     return 0 < rows <= MAX_ROWS and depth % 8 == 0 and num_outputs > 0 and dtype in (torch.bfloat16, torch.float16)
 
 
-def norm_pays(rows: int) -> bool:
-    """Whether the norm belongs into the product: every program norms all rows anew, which few rows make cheap."""
-    return rows <= linear_gemv.MAX_ROWS
-
-
 def small_linear(
     x: Tensor,
     weight: Tensor,

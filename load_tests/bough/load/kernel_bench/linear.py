@@ -23,10 +23,10 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from bough.kernels.gpu.activation import silu_mul
-from bough.kernels.gpu.linear_config import candidates, choose_config
+from bough.kernels.gpu.linear_config import candidates, choose_config, pays
 from bough.kernels.gpu.linear_dot import DotConfig, Workspace
 from bough.kernels.gpu.linear_gemv import GemvConfig
-from bough.kernels.gpu.linear_small import SmallLinear, norm_pays, small_linear
+from bough.kernels.gpu.linear_small import SmallLinear, small_linear
 from bough.kernels.gpu.norm import rms_norm
 from bough.kernels.gpu.rope import PAGE_SIZE, norm_rope_store
 from bough.kernels.interface import Norm
@@ -131,7 +131,7 @@ class Case:
     def fused(self, config: Config | None = None, pdl: bool = True) -> None:
         """As a model runs it: norm (where it pays) and activation within, dependent launch."""
         kind = self._shape.kind
-        norm = self._norm if kind != "residual" and norm_pays(self._x.shape[0]) else None
+        norm = self._norm if kind != "residual" and pays(self._x.shape[0]) else None
         run = partial(small_linear, norm=norm, workspace=self._workspace, config=config, pdl=pdl)
         for weight in self._weights:
             if kind == "residual":

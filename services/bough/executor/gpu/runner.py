@@ -89,12 +89,7 @@ class GpuRunner:
                 model = _load_model(config, model_config, dtype, device, progress)
             except torch.OutOfMemoryError as error:
                 raise ModelError(_too_large(config.model_dir, device, "its weights")) from error
-            layout = KVCacheLayout(
-                num_layers=model_config.num_layers,
-                num_kv_heads=model_config.num_kv_heads,
-                head_dim=model_config.head_dim,
-                dtype=dtype,
-            )
+            layout = KVCacheLayout.of(model_config, dtype)
             runner = cls(config, model, layout, device, stream)
             progress(_LOAD_SHARE, "measuring memory")
             runner._allocate()
