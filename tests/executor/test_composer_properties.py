@@ -24,6 +24,7 @@ class ComposerMachine(RuleBasedStateMachine):
         max_rows=st.sampled_from([1, 2, 4, 8]),
         spare_budget=st.sampled_from([1, 3, 8, 30]),
         headroom_pages=st.sampled_from([0, 1, 3]),
+        mixed_token_budget=st.sampled_from([None, 2, 5]),
         run_ahead=st.sampled_from([0, 0, 1, 2, 3]),
         knows_length=st.booleans(),
     )
@@ -34,6 +35,7 @@ class ComposerMachine(RuleBasedStateMachine):
         max_rows: int,
         spare_budget: int,
         headroom_pages: int,
+        mixed_token_budget: int | None,
         run_ahead: int,
         knows_length: bool,
     ) -> None:
@@ -43,6 +45,7 @@ class ComposerMachine(RuleBasedStateMachine):
             max_rows=max_rows,
             token_budget=max_rows + spare_budget,
             headroom_pages=headroom_pages,
+            mixed_token_budget=mixed_token_budget,
             run_ahead=run_ahead,
         )
         self.knows_length = knows_length

@@ -1,13 +1,16 @@
 """Steps of an engine in this process, without any service around it: where the time of a decode step goes.
 
 `python -m bough.load.engine_steps MODEL_DIR` prints, for each number of rows, milliseconds a step, how many of them the
-host is busy, and the floor; `--trace FILE` has the GPU's own account of some steps.
+host is busy, and the floor; `--trace FILE` has the GPU's own account of some steps, `--beside TOKENS` the steps of rows
+that decode while a prompt of so many tokens is computed beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ class EngineRun:
         self._vocab_size = vocab_size
         self._request = 0
 
-    def admit(self, num_rows: int, num_tokens: int) -> None:
+    def admit(self, num_rows: int, num_tokens: int, prompt_tokens: int = PROMPT) -> None:
         """Requests with prompts that share nothing."""
         first = self._request + 1
         self._request += num_rows
@@ -43,7 +46,10 @@ class EngineRun:
                 admissions=[
                     Admission(
                         request=request,
-                        prompt=[(request * 7919 + place * 31) % (self._vocab_size - 10) + 3 for place in range(PROMPT)],
+                        prompt=[
+                            (request * 7919 + place * 31) % (self._vocab_size - 10) + 3
+                            for place in range(prompt_tokens)
+                        ],
                         produced=(),
                         sampling=replace(sampling, seed=request),
                         cache_namespace=b"",
@@ -61,6 +67,33 @@ class EngineRun:
         while self._engine.step() is not None or self._engine.is_under_way:
             pass
         return time.perf_counter() - began
+
+    def steps_beside(self, num_rows: int, prompt_tokens: int) -> tuple[list[float], list[float]]:
+        """Milliseconds of the steps of so many rows alone, and of those until a prompt beside them has its token."""
+        self.admit(num_rows, OUTPUT)
+        for _ in range(OUTPUT // 4):
+            self._engine.step()
+        left = iter(range(OUTPUT // 4))
+        alone = self._step_times(lambda _: next(left, None) is None)
+        self.admit(1, 1, prompt_tokens)
+        prompt = self._request
+        beside = self._step_times(lambda requests: prompt in requests)
+        self.run()
+        return alone, beside
+
+    def _step_times(self, is_last: Callable[[list[int]], bool]) -> list[float]:
+        """Milliseconds between reports with tokens, up to the one whose requests make `is_last` true."""
+        times: list[float] = []
+        before = time.perf_counter()
+        while True:
+            report = self._engine.step()
+            if report is None or not report.tokens.requests:
+                continue
+            now = time.perf_counter()
+            times.append((now - before) * 1e3)
+            before = now
+            if is_last(report.tokens.requests):
+                return times
 
     def decode_step_ms(self, num_rows: int) -> tuple[float, float]:
         """Milliseconds of a decode step at this many rows, and of them how many the host computed."""
@@ -80,10 +113,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", default="1,8,64,256")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--load-format", default="auto")
+    parser.add_argument("--beside", type=int, metavar="TOKENS")
+    parser.add_argument("--mixed-token-budget", type=int)
     parser.add_argument("--trace", type=Path)
     options = parser.parse_args(arguments)
     rows = [int(text) for text in options.rows.split(",")]
-    settings = Settings(model=options.model_dir, load_format=options.load_format)
+    settings = Settings(
+        model=options.model_dir, load_format=options.load_format, mixed_token_budget=options.mixed_token_budget
+    )
     began = time.perf_counter()
     files = read_model_files(options.model_dir, served_name=None, max_context=None)
     engine = build_engine(settings, files, Observer(Telemetry("executor")))
@@ -97,8 +134,23 @@ def main(arguments: list[str] | None = None) -> None:
         step_ms, host_ms = measured[len(measured) // 2]
         floor_ms = size.decode_step_s(num_rows, num_rows * (PROMPT + OUTPUT // 2)) * 1e3
         print(f"{num_rows:5} {step_ms:8.3f} {host_ms:8.3f} {floor_ms:7.2f} {step_ms / floor_ms:7.2f}", flush=True)
+    if options.beside:
+        for num_rows in rows:
+            _print_beside(run, num_rows, options.beside)
     if options.trace is not None:
         _trace(run, rows, options.trace)
+
+
+def _print_beside(run: EngineRun, num_rows: int, prompt_tokens: int) -> None:
+    run.steps_beside(num_rows, prompt_tokens)
+    alone, beside = run.steps_beside(num_rows, prompt_tokens)
+    usual = statistics.median(alone)
+    slowest = statistics.quantiles(beside, n=20)[-1] if len(beside) > 1 else beside[0]
+    print(
+        f"{num_rows} rows beside a prompt of {prompt_tokens}: {usual:.2f} ms a step alone, then {len(beside)} steps of "
+        f"{statistics.median(beside):.2f} (p95 {slowest:.2f}, x {slowest / usual:.2f}), {sum(beside):.1f} ms in all",
+        flush=True,
+    )
 
 
 def _trace(run: EngineRun, rows: list[int], path: Path) -> None:

@@ -1,6 +1,6 @@
 """The step composer: which running rows compute how many tokens in the next step, and who may start or must give way.
 
-All decodes first, one token each; then prefill chunks in the scheduler's order under the token budget, those already
+All decodes first, one token each; then prefill chunks in the scheduler's order under the chunk budget, those already
 started before new ones. Pages of a whole prompt are taken at admission, so only decodes ever run short; then the
 sequence that comes last in the order gives way. Nothing here knows what a token or a page means to the model.
 
@@ -20,6 +20,7 @@ import numpy as np
 from bough.common.prefix_hash import TOKEN_BYTES
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import Match, Node, RadixTree
+from bough.executor.chunk_budget import ChunkBudget
 from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.row_table import RowTable
 from bough.executor.running_set import RunningSet, rank
@@ -132,11 +133,11 @@ class StepComposer:
             raise RuntimeError("compose before the last plan was advanced")
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
-        budget = self.limits.token_budget - len(self._running.decoding)
+        budget = self._chunk_budget()
         for sequence in self._running.prefilling:
-            if budget < 1:
+            if budget.is_spent:
                 break
-            budget -= self._add_chunk(sequence, plan, budget)
+            self._add_chunk(sequence, plan, budget)
         # A step that took pages away starts nobody: the freed pages are for those who still run.
         if not plan.retracted or not self.num_running:
             self._admit_waiting(plan, budget)
@@ -257,9 +258,20 @@ class StepComposer:
         sequence.num_pending += num_pending
         self._running.start_decoding(sequence)
 
-    def _add_chunk(self, sequence: Sequence, plan: StepPlan, budget: int) -> int:
-        """Schedules as much of a prefill as the budget allows; returns the number of tokens."""
-        num_tokens = min(sequence.num_uncomputed, budget)
+    def _chunk_budget(self) -> ChunkBudget:
+        # Who waits for pages to be given back could start nothing, whatever the budget.
+        startable = self.num_waiting if self._may_admit and self.table.can_allocate() else 0
+        return ChunkBudget.of_step(
+            token_budget=self.limits.token_budget,
+            share=self.limits.mixed_token_budget,
+            num_decodes=len(self._running.decoding),
+            num_prompts=len(self._running.prefilling) + startable,
+            context_cost=self.limits.context_cost,
+        )
+
+    def _add_chunk(self, sequence: Sequence, plan: StepPlan, budget: ChunkBudget) -> None:
+        """Schedules as much of a prefill as the budget allows."""
+        num_tokens = budget.fitting(sequence.num_uncomputed, sequence.num_computed)
         is_last = num_tokens == sequence.num_uncomputed
         if not is_last:
             # Chunks that end with a page leave no page half published to those who wait for it.
@@ -268,7 +280,7 @@ class StepComposer:
         plan.chunks.append(
             RowWork(sequence=sequence, start=sequence.num_computed, num_tokens=num_tokens, samples=is_last)
         )
-        return num_tokens
+        budget.spend(num_tokens, sequence.num_computed)
 
     def _grow_decodes(self, plan: StepPlan) -> None:
         """Gives a page to each decode whose next token begins one."""
@@ -340,11 +352,11 @@ class StepComposer:
             insort(self._waiting, sequence, key=rank)
             self._may_admit = True
 
-    def _admit_waiting(self, plan: StepPlan, budget: int) -> None:
+    def _admit_waiting(self, plan: StepPlan, budget: ChunkBudget) -> None:
         """Starts waiting sequences in order until rows, pages or budget end."""
         if not self._may_admit and self.num_running:
             return
-        while self._waiting and budget > 0 and self.table.can_allocate():
+        while self._waiting and not budget.is_spent and self.table.can_allocate():
             sequence = self._waiting[0]
             if sequence.key is None:
                 sequence.key = sequence.packed(0, len(sequence.tokens))
@@ -359,9 +371,9 @@ class StepComposer:
                 break
             del self._waiting[0]
             if sequence.status is SequenceStatus.DECODING:
-                budget -= 1
+                budget.spend(1, sequence.num_computed)
             else:
-                budget -= self._add_chunk(sequence, plan, budget)
+                self._add_chunk(sequence, plan, budget)
         for node in self._tail_holds:
             self._tree.unlock(node)
         self._tail_holds.clear()

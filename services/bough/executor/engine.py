@@ -67,6 +67,11 @@ class Model(Protocol):
         """Columns of the logits."""
         ...
 
+    @property
+    def context_cost(self) -> float:
+        """What a token of context adds to the cost of computing a token, in tokens without context."""
+        ...
+
 
 class Engine:
     """Runs requests on a model.
@@ -78,6 +83,7 @@ class Engine:
         eos_token_ids: The model's end-of-sequence ids.
         max_rows: Requests that run at once.
         token_budget: Tokens computed in one step at most.
+        mixed_token_budget: Prompt tokens in a step that also decodes, while few prompts wait; None for no other limit.
         observer: Told of the turns in each request's life.
         make_pipeline: Makes what runs the steps, for the rows of the composer.
     """
@@ -89,6 +95,7 @@ class Engine:
         eos_token_ids: Sequence[int],
         max_rows: int,
         token_budget: int,
+        mixed_token_budget: int | None = None,
         observer: Observer,
         make_pipeline: Callable[[RowTable], Pipeline],
     ) -> None:
@@ -97,7 +104,13 @@ class Engine:
         self._observer = observer
         pool = PagePool(num_pages=model.num_pages, page_size=model.page_size)
         self._tree = RadixTree(page_size=model.page_size, release=pool.free)
-        limits = ComposerLimits(max_rows=max_rows, token_budget=token_budget, max_context=model.max_context)
+        limits = ComposerLimits(
+            max_rows=max_rows,
+            token_budget=token_budget,
+            max_context=model.max_context,
+            mixed_token_budget=mixed_token_budget,
+            context_cost=model.context_cost,
+        )
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
         self._pipeline = make_pipeline(self._composer.table)
         self._flights: deque[_Flight] = deque()

@@ -123,6 +123,11 @@ class ModelRunner:
         """Columns of the logits."""
         return self.model_config.vocab_size
 
+    @property
+    def context_cost(self) -> float:
+        """See `ModelConfig.context_cost`."""
+        return self.model_config.context_cost
+
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Run a step: logits [S, vocab] float32 of the batch's `logit_rows`, keys and values written to the pages."""

@@ -21,6 +21,10 @@ class ComposerLimits:
     """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
     max_context: int
     """Tokens of one sequence, prompt and generated."""
+    mixed_token_budget: int | None = None
+    """Prompt tokens that may join decodes in a step, while few prompts wait; None for as many as `token_budget` has."""
+    context_cost: float = 0.0
+    """What a token of context adds to the cost of computing a token, in tokens without context."""
     headroom_pages: int = 4
     """Pages that admission leaves free for each running row's next tokens (fewer if its `max_tokens` needs fewer)."""
 

@@ -50,6 +50,7 @@ class FakeEngine:
         max_rows: int,
         token_budget: int,
         headroom_pages: int = 1,
+        mixed_token_budget: int | None = None,
         run_ahead: int = 0,
     ) -> None:
         self.pool = PagePool(num_pages=num_pages, page_size=page_size)
@@ -59,6 +60,7 @@ class FakeEngine:
             token_budget=token_budget,
             max_context=num_pages * page_size * 2,
             headroom_pages=headroom_pages,
+            mixed_token_budget=mixed_token_budget,
         )
         self.composer = StepComposer(pool=self.pool, tree=self.tree, limits=limits)
         self.memory = np.full((num_pages, page_size), EMPTY, np.int64)

@@ -110,6 +110,11 @@ class GpuRunner:
         """Columns of the logits."""
         return self.model_config.vocab_size
 
+    @property
+    def context_cost(self) -> float:
+        """See `ModelConfig.context_cost`."""
+        return self.model_config.context_cost
+
     @contextmanager
     def on_stream(self) -> Iterator[None]:
         """Everything inside runs in the order of the runner's stream."""

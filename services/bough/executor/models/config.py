@@ -64,6 +64,16 @@ class ModelConfig:
     dtype: DTypeName
     """The checkpoint's own dtype (float16 checkpoints are served as float32 on the CPU)."""
 
+    @property
+    def context_cost(self) -> float:
+        """Arithmetic that a token of context adds to computing a token, as a part of what it takes without any."""
+        heads = self.num_heads + 2 * self.num_kv_heads
+        attention = (heads + self.num_heads) * self.head_dim * self.hidden_size
+        weights = self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        # Multiply-adds: one a weight, and one a dimension for the scores and for the values.
+        full = sum(window is None for window in self.windows)
+        return 2 * full * self.num_heads * self.head_dim / weights
+
     @classmethod
     def read(cls, model_dir: Path) -> ModelConfig:
         """Read `model_dir/config.json`.

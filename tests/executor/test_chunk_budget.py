@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bough.executor.chunk_budget import LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
+
+
+def budget(*, num_decodes: int = 64, num_prompts: int = 1, share: int | None = 256, cost: float = 0.0) -> ChunkBudget:
+    return ChunkBudget.of_step(
+        token_budget=8192, share=share, num_decodes=num_decodes, num_prompts=num_prompts, context_cost=cost
+    )
+
+
+def test_prompts_have_the_whole_step_where_nobody_decodes_or_no_share_is_set() -> None:
+    assert budget(num_decodes=0).fitting(100_000, 0) == 8192
+    assert budget(share=None).fitting(100_000, 0) == 8192 - 64
+
+
+def test_a_prompt_beside_decodes_gets_the_share() -> None:
+    assert budget().fitting(100_000, 0) == 256
+    assert budget().fitting(100, 0) == 100
+
+
+@pytest.mark.parametrize("num_prompts, shares", [(PROMPTS_PER_SHARE, 1), (2 * PROMPTS_PER_SHARE, 2), (1000, 100)])
+def test_many_prompts_get_as_many_shares_as_they_need_but_no_more_than_a_step_holds(
+    num_prompts: int, shares: int
+) -> None:
+    assert budget(num_prompts=num_prompts).fitting(100_000, 0) == min(256 * shares, 8192 - 64)
+
+
+def test_tokens_that_see_much_context_cost_more() -> None:
+    # 4,096 tokens of context cost as much as the token itself.
+    half = budget(cost=1 / 4096).fitting(100_000, 4096)
+    assert 256 / 2 - 4 <= half <= 256 / 2
+
+
+def test_a_chunk_is_never_cut_below_the_least_by_its_cost_alone() -> None:
+    left = budget(cost=1.0)
+    assert left.fitting(100_000, 1 << 20) == LEAST_CHUNK
+    left.spend(LEAST_CHUNK, 1 << 20)
+    assert left.is_spent
+
+
+@given(
+    wanted=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 10_000)), min_size=1),
+    share=st.integers(1, 9000),
+    cost=st.floats(0, 0.01),
+)
+def test_chunks_stay_within_tokens_and_cost_and_a_step_with_room_takes_one(
+    wanted: list[tuple[int, int]], share: int, cost: float
+) -> None:
+    left = ChunkBudget(1000, cost=share, context_cost=cost)
+    spent, costs = 0, 0.0
+    for num_tokens, start in wanted:
+        if left.is_spent:
+            break
+        chunk = left.fitting(num_tokens, start)
+        assert 1 <= chunk <= num_tokens
+        left.spend(chunk, start)
+        spent += chunk
+        costs += chunk * (1 + cost * (start + chunk / 2))
+    assert 1 <= spent <= 1000
+    first = LEAST_CHUNK * (1 + cost * (wanted[0][1] + LEAST_CHUNK / 2))
+    # A token that costs more than what is left may still join as the last one.
+    assert costs <= max(share, first) + 1 + cost * 10_000
