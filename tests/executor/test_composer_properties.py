@@ -22,9 +22,8 @@ class ComposerMachine(RuleBasedStateMachine):
         num_pages=st.sampled_from([4, 8, 12, 24]),
         page_size=st.sampled_from([2, 3, 4]),
         max_rows=st.sampled_from([1, 2, 4, 8]),
-        spare_budget=st.sampled_from([1, 3, 8, 30]),
+        budgets=st.tuples(st.sampled_from([1, 3, 8, 30]), st.sampled_from([None, 2, 5])),
         headroom_pages=st.sampled_from([0, 1, 3]),
-        mixed_token_budget=st.sampled_from([None, 2, 5]),
         run_ahead=st.sampled_from([0, 0, 1, 2, 3]),
         knows_length=st.booleans(),
     )
@@ -33,9 +32,8 @@ class ComposerMachine(RuleBasedStateMachine):
         num_pages: int,
         page_size: int,
         max_rows: int,
-        spare_budget: int,
+        budgets: tuple[int, int | None],
         headroom_pages: int,
-        mixed_token_budget: int | None,
         run_ahead: int,
         knows_length: bool,
     ) -> None:
@@ -43,9 +41,9 @@ class ComposerMachine(RuleBasedStateMachine):
             num_pages=num_pages,
             page_size=page_size,
             max_rows=max_rows,
-            token_budget=max_rows + spare_budget,
+            token_budget=max_rows + budgets[0],
             headroom_pages=headroom_pages,
-            mixed_token_budget=mixed_token_budget,
+            mixed_token_budget=budgets[1],
             run_ahead=run_ahead,
         )
         self.knows_length = knows_length

@@ -9,7 +9,7 @@ from torch import Tensor
 from bough.kernels.gpu.attention_decode import (
     DecodeConfig,
     DecodeWorkspace,
-    choose_num_splits,
+    choose_splits,
     decode_workspace,
     paged_decode_attention,
 )
@@ -147,13 +147,14 @@ def test_a_context_shorter_than_two_parts_is_not_cut(device: torch.device) -> No
     assert bool((workspace.partials == _SENTINEL).all())
 
 
-def test_parts_are_chosen_to_fill_the_gpu() -> None:
-    assert choose_num_splits(256, 8, 132) == 1
-    assert choose_num_splits(1, 8, 132) == 66
-    assert choose_num_splits(256, 8, 132, at_least=4) == 4
-    assert choose_num_splits(1, 1, 1000) == 128
+def test_parts_are_chosen_to_fill_the_gpu_and_where_lines_do_only_long_contexts_are_cut() -> None:
+    assert choose_splits(1, 8, 132) == (66, 64)
+    assert choose_splits(1, 1, 1000) == (128, 64)
+    assert choose_splits(32, 8, 132) == (8, 128)
+    assert choose_splits(64, 8, 132) == (8, 512)
+    assert choose_splits(256, 8, 132) == (4, 512)
     with pytest.raises(ValueError, match="num_lines"):
-        choose_num_splits(0, 8, 132)
+        choose_splits(0, 8, 132)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ that holds it can be replayed with other contexts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -31,6 +32,9 @@ from bough.kernels.gpu.attention_checks import (
 
 MAX_SPLITS = 128
 _PROGRAMS_PER_SM = 4
+_LEAST_SPLITS = 4
+# From so many lines times heads on, programs without work begin to count.
+_MANY_PROGRAMS = 1024
 # Rows of a matrix product: the least that tensor cores take.
 _GROUP_ROWS = 16
 
@@ -260,19 +264,35 @@ def decode_workspace(
     )
 
 
-def choose_num_splits(num_lines: int, num_kv_heads: int, num_sms: int, *, at_least: int = 1) -> int:
-    """Parts that a context is cut into so that the programs fill the GPU; 1 where the lines alone do.
+class DecodeSplits(NamedTuple):
+    """How contexts are cut, see `paged_decode_attention`."""
+
+    num_splits: int
+    """Parts at most."""
+    min_tokens: int
+    """Of a part."""
+
+
+def choose_splits(num_lines: int, num_kv_heads: int, num_sms: int) -> DecodeSplits:
+    """Parts enough that few lines fill the GPU; where the lines do, long contexts alone are cut.
+
+    A long line among many short ones would otherwise be read by one program a head, long after the others have ended;
+    parts that have nothing to do cost next to nothing. On an H200, 256 lines of 258 tokens took 75.2 us with 1 part or
+    4, and 78.1 with 8; with one line of 8,192 among them 235, 135 and 113.
 
     Args:
         num_lines: lines of the launch.
         num_kv_heads: key-value heads.
         num_sms: multiprocessors of the GPU.
-        at_least: what long lines among many short ones want: a line is then cut although the lines fill the GPU. Parts
-            without work cost about as much as an empty program; see `min_split_tokens` of `paged_decode_attention`.
     """
     require(num_lines > 0, f"num_lines must be positive, not {num_lines}")
-    filling = _PROGRAMS_PER_SM * num_sms // (num_lines * num_kv_heads)
-    return min(max(filling, at_least, 1), MAX_SPLITS)
+    programs = num_lines * num_kv_heads
+    filling = _PROGRAMS_PER_SM * num_sms // programs
+    if filling > _LEAST_SPLITS:
+        return DecodeSplits(min(filling, MAX_SPLITS), 64)
+    if filling > 1:
+        return DecodeSplits(2 * _LEAST_SPLITS, 128)
+    return DecodeSplits(_LEAST_SPLITS if programs > _MANY_PROGRAMS else 2 * _LEAST_SPLITS, 512)
 
 
 def paged_decode_attention(

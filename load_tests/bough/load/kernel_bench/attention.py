@@ -19,7 +19,7 @@ from torch import Tensor
 from bough.kernels.gpu.attention_checks import PAGE_SIZE
 from bough.kernels.gpu.attention_decode import (
     DecodeConfig,
-    choose_num_splits,
+    choose_splits,
     decode_config,
     decode_workspace,
     paged_decode_attention,
@@ -240,7 +240,7 @@ def table(pdl: bool) -> None:
         for lines, context in DECODE_SHAPES:
             run = DecodeRun(
                 decode_config(heads.head_dim, torch.bfloat16),
-                choose_num_splits(lines, heads.num_kv_heads, num_sms),
+                *choose_splits(lines, heads.num_kv_heads, num_sms),
                 pdl=pdl,
             )
             cache = make_cache(heads, [context] * lines)
@@ -266,7 +266,7 @@ def sweep() -> None:
     heads = QWEN3_8B
     for lines, context in SWEEP_SHAPES:
         cache = make_cache(heads, [context] * lines)
-        splits = _splits_to_try(choose_num_splits(lines, heads.num_kv_heads, num_sms))
+        splits = _splits_to_try(choose_splits(lines, heads.num_kv_heads, num_sms).num_splits)
         runs = [DecodeRun(config, n) for config in DECODE_CANDIDATES for n in splits]
         if lines == 1:
             small = [config for config in DECODE_CANDIDATES if config.block_n <= 32]

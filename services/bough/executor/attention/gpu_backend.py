@@ -42,7 +42,7 @@ class GpuAttention:
         )
 
     def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """Decode lines and chunks, each by their own kernel."""
+        """Decode lines and chunks, each by their own kernel; chunks by the step's plan where it has one."""
         assert isinstance(batch, GpuBatch)
         heads = queries.view(-1, spec.num_heads, spec.head_dim)
         out = torch.empty_like(heads)
@@ -59,9 +59,12 @@ class GpuAttention:
                 window=spec.window,
                 out=out[:lines],
                 workspace=self._workspace,
-                num_splits=batch.num_splits,
+                num_splits=batch.splits.num_splits,
+                min_split_tokens=batch.splits.min_tokens,
             )
-        if batch.has_chunks:
+        if batch.planned is not None and spec.window is None:
+            batch.planned.attend(heads, spec, cache, out)
+        elif batch.has_chunks:
             paged_prefill_attention(
                 heads,
                 cache.keys,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bough.executor.batch import ForwardBatch
+from bough.kernels.gpu.attention_decode import DecodeSplits
 from bough.kernels.gpu.rows import StepInput
 
 
@@ -22,12 +23,12 @@ class GpuBatch(ForwardBatch):
     """[B] int32: context of chunks; 0 for decodes and padding."""
     has_chunks: bool
     """Whether any line may be a chunk."""
-    num_splits: int
-    """Parts that decode attention cuts a context into at most."""
+    splits: DecodeSplits
+    """How decode attention cuts contexts."""
 
     @classmethod
     def of(
-        cls, step: StepInput, page_table: Tensor, *, num_decode_lines: int, has_chunks: bool, num_splits: int
+        cls, step: StepInput, page_table: Tensor, *, num_decode_lines: int, has_chunks: bool, splits: DecodeSplits
     ) -> GpuBatch:
         """The batch that reads a step's input.
 
@@ -36,7 +37,7 @@ class GpuBatch(ForwardBatch):
             page_table: [R, P] int32 of all rows.
             num_decode_lines: lines at the beginning that may be decodes.
             has_chunks: whether any line may be a chunk.
-            num_splits: for decode attention.
+            splits: for decode attention.
         """
         return cls(
             tokens=step.tokens,
@@ -51,5 +52,5 @@ class GpuBatch(ForwardBatch):
             decode_lens=step.decode_lens,
             chunk_lens=step.chunk_lens,
             has_chunks=has_chunks,
-            num_splits=num_splits,
+            splits=splits,
         )

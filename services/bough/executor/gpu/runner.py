@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bough.executor.attention.gpu_backend import GpuAttention
 from bough.executor.gpu.batch import GpuBatch
+from bough.executor.gpu.compiled_layers import CompiledLayers
 from bough.executor.gpu.kvcache import PagedCache
 from bough.executor.gpu.transfer import to_device
 from bough.executor.kvcache import KVCacheLayout
@@ -22,7 +23,8 @@ from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
 from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig, max_context_of
-from bough.kernels.gpu.attention_decode import choose_num_splits, decode_workspace
+from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
+from bough.kernels.gpu.compiled import CompileError, compile_block
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.gpu.rows import StepInput
 
@@ -63,6 +65,9 @@ class GpuRunner:
         self._model = model
         self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
         self._cache = PagedCache(layout, 1, device)
+        self._compiled: CompiledLayers | None = None
+        if config.compile != "off":
+            self._compiled = CompiledLayers(model, compile_block(config.compile))
 
     @classmethod
     def load(cls, config: RunnerConfig, device: torch.device, progress: Progress = no_progress) -> GpuRunner:
@@ -149,13 +154,29 @@ class GpuRunner:
         except Exception as error:
             raise _device_failed(error) from failure
 
-    def num_splits(self, num_lines: int) -> int:
-        """Parts that decode attention cuts a context into, for so many lines."""
-        return choose_num_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
+    def decode_splits(self, num_lines: int) -> DecodeSplits:
+        """How decode attention cuts the contexts of so many lines."""
+        return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
 
-    def hidden(self, batch: GpuBatch, out: Tensor) -> None:
-        """Run all layers over a step; `out` [T, hidden] gets the residual stream before the final norm."""
-        self._model.hidden(batch, self._cache, out)
+    def hidden(self, batch: GpuBatch, out: Tensor, *, compiled: bool = False) -> None:
+        """Run all layers over a step.
+
+        Args:
+            batch: the step.
+            out: [T, hidden], gets the residual stream before the final norm.
+            compiled: whether the setting `compile` holds for it; its number of tokens is compiled when first seen.
+
+        Raises:
+            ModelError: it cannot be compiled.
+        """
+        if self._compiled is None or not compiled or not self._compiled.takes(out.shape[0]):
+            self._model.hidden(batch, self._cache, out)
+            return
+        try:
+            self._compiled.hidden(batch, self._cache, out)
+        except CompileError as error:
+            wanted = self.config.compile
+            raise ModelError(f"compile = '{wanted}' cannot be used: {error}; 'off' needs no compiler") from error
 
     def logits(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
         """Logits [S, vocab] float32 of rows of `hidden`; None for all of them."""
@@ -221,7 +242,7 @@ class GpuRunner:
         step.query_start[1] = num_tokens
         step.chunk_lens[0] = num_tokens
         pages = torch.arange(-(-num_tokens // self.page_size), dtype=torch.int32, device=self.device).unsqueeze(0)
-        batch = GpuBatch.of(step, pages, num_decode_lines=0, has_chunks=True, num_splits=1)
+        batch = GpuBatch.of(step, pages, num_decode_lines=0, has_chunks=True, splits=DecodeSplits(1, 64))
         hidden = torch.empty(num_tokens, self.model_config.hidden_size, dtype=self.layout.dtype, device=self.device)
         self.hidden(batch, hidden)
         rows = torch.zeros(self.config.max_rows, dtype=torch.int64, device=self.device)
@@ -240,7 +261,7 @@ def _load_model(
         )
     num_kv_heads, max_rows = model_config.num_kv_heads, config.max_rows
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-    most = max(lines * choose_num_splits(lines, num_kv_heads, num_sms) for lines in range(1, max_rows + 1))
+    most = max(lines * choose_splits(lines, num_kv_heads, num_sms).num_splits for lines in range(1, max_rows + 1))
     workspace = decode_workspace(
         max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, max(2, -(-most // max_rows)), device
     )

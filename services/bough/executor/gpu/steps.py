@@ -153,21 +153,23 @@ class GpuSteps:
         step = self._input.first(num_tokens=size, num_lines=size, num_samples=size)
         rows = self._rows
         begin_decode(rows.line_rows, rows.token, rows.position, rows.page_table, step, page_size=self._runner.page_size)
-        self._layers(step, num_decode_lines=size, has_chunks=False)
+        self._layers(step, num_decode_lines=size, has_chunks=False, has_graph=True)
 
     def _mixed_layers(self, size: int) -> None:
         step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
-        self._layers(step, num_decode_lines=min(size, self._max_lines), has_chunks=True)
+        has_graph = size in self._mixed_sizes
+        self._layers(step, num_decode_lines=min(size, self._max_lines), has_chunks=True, has_graph=has_graph)
 
-    def _layers(self, step: StepInput, *, num_decode_lines: int, has_chunks: bool) -> None:
+    def _layers(self, step: StepInput, *, num_decode_lines: int, has_chunks: bool, has_graph: bool) -> None:
         batch = GpuBatch.of(
             step,
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
             has_chunks=has_chunks,
-            num_splits=self._runner.num_splits(num_decode_lines),
+            splits=self._runner.decode_splits(num_decode_lines),
         )
-        self._runner.hidden(batch, self._hidden[: step.tokens.shape[0]])
+        # a size without a graph comes when it likes, and requests would wait for the compiler
+        self._runner.hidden(batch, self._hidden[: step.tokens.shape[0]], compiled=has_graph)
 
     def _head(self, size: int, variant: Variant, *, of_chunks: bool) -> None:
         step = self._input.first(num_tokens=self._max_tokens, num_lines=size, num_samples=size)
