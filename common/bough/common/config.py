@@ -59,10 +59,20 @@ class Settings(BaseModel):
     load_format: str = Field(
         default="auto", pattern="^(auto|dummy)$", description="auto, or dummy for random weights (to measure)"
     )
+    compile: str = Field(
+        default="off",
+        pattern="^(off|default|max-autotune)$",
+        description="Layers on a GPU by torch.compile, for steps of 5 to 512 tokens: off|default|max-autotune",
+    )
     backend: str = Field(
         default="auto",
         pattern="^(auto|native|torch)$",
         description="Operations of the model on a CPU: auto|native|torch",
+    )
+    attention_prefill: str = Field(
+        default="auto",
+        pattern="^(auto|triton|flashinfer)$",
+        description="Attention of large prefills on a GPU: auto|triton|flashinfer",
     )
     threads: int | None = Field(
         default=None, ge=1, description="Executor's compute threads; physical cores when absent"

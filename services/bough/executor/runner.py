@@ -55,6 +55,10 @@ class RunnerConfig:
     """Implementation of the operations on a CPU; `auto` takes native where it can be built."""
     load_format: Literal["auto", "dummy"] = "auto"
     """`dummy` makes random weights up, for measurements."""
+    attention_prefill: Literal["auto", "triton", "flashinfer"] = "auto"
+    """Attention of large prefills on a GPU; `auto` takes FlashInfer where it is there and known to be faster."""
+    compile: Literal["off", "default", "max-autotune"] = "off"
+    """How torch.compile makes what lies between attentions on a GPU, for steps of 5 to 512 tokens."""
 
 
 class ModelRunner:

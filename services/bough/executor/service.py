@@ -197,6 +197,8 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         num_threads=settings.threads,
         backend=cast(Literal["auto", "native", "torch"], settings.backend),
         load_format=cast(Literal["auto", "dummy"], settings.load_format),
+        attention_prefill=cast(Literal["auto", "triton", "flashinfer"], settings.attention_prefill),
+        compile=cast(Literal["off", "default", "max-autotune"], settings.compile),
     )
     load = _load_on_gpu if on_gpu else _load_on_host
     model, make_pipeline = load(config, device, files.eos_token_ids)

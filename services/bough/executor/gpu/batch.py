@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.batch import ForwardBatch
 from bough.kernels.gpu.attention_decode import DecodeSplits
 from bough.kernels.gpu.rows import StepInput
@@ -25,10 +26,19 @@ class GpuBatch(ForwardBatch):
     """Whether any line may be a chunk."""
     splits: DecodeSplits
     """How decode attention cuts contexts."""
+    planned: PlannedPrefill | None = None
+    """Serves the chunks of layers without a window."""
 
     @classmethod
     def of(
-        cls, step: StepInput, page_table: Tensor, *, num_decode_lines: int, has_chunks: bool, splits: DecodeSplits
+        cls,
+        step: StepInput,
+        page_table: Tensor,
+        *,
+        num_decode_lines: int,
+        has_chunks: bool,
+        splits: DecodeSplits,
+        planned: PlannedPrefill | None = None,
     ) -> GpuBatch:
         """The batch that reads a step's input.
 
@@ -38,6 +48,7 @@ class GpuBatch(ForwardBatch):
             num_decode_lines: lines at the beginning that may be decodes.
             has_chunks: whether any line may be a chunk.
             splits: for decode attention.
+            planned: of the step's chunks, for a step that no graph holds.
         """
         return cls(
             tokens=step.tokens,
@@ -53,4 +64,5 @@ class GpuBatch(ForwardBatch):
             chunk_lens=step.chunk_lens,
             has_chunks=has_chunks,
             splits=splits,
+            planned=planned,
         )

@@ -223,7 +223,7 @@ class GpuPipeline:
 
     def _forward(self, plan: StepPlan) -> None:
         if plan.chunks:
-            self._steps.forward_mixed(len(plan.arrays.tokens))
+            self._steps.forward_mixed(len(plan.arrays.tokens), plan.arrays)
         else:
             self._steps.forward_decode(len(plan.decodes))
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bough.executor.attention.flashinfer_backend import choose_prefill
 from bough.executor.attention.gpu_backend import GpuAttention
+from bough.executor.attention.prefill import PlannedPrefill, PrefillPlanner, chunk_pages
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.compiled_layers import CompiledLayers
 from bough.executor.gpu.kvcache import PagedCache
@@ -23,8 +25,9 @@ from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
 from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig, max_context_of
+from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
-from bough.kernels.gpu.compiled import CompileError, compile_block
+from bough.kernels.gpu.compiled import CompileError, CompiledBlock
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.gpu.rows import StepInput
 
@@ -65,9 +68,10 @@ class GpuRunner:
         self._model = model
         self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
         self._cache = PagedCache(layout, 1, device)
+        self._prefill: PrefillPlanner | None = None
         self._compiled: CompiledLayers | None = None
         if config.compile != "off":
-            self._compiled = CompiledLayers(model, compile_block(config.compile))
+            self._compiled = CompiledLayers(model, CompiledBlock(config.compile))
 
     @classmethod
     def load(cls, config: RunnerConfig, device: torch.device, progress: Progress = no_progress) -> GpuRunner:
@@ -96,6 +100,7 @@ class GpuRunner:
                 raise ModelError(_too_large(config.model_dir, device, "its weights")) from error
             layout = KVCacheLayout.of(model_config, dtype)
             runner = cls(config, model, layout, device, stream)
+            runner._prefill = choose_prefill(config.attention_prefill, model_config, dtype, device)
             progress(_LOAD_SHARE, "measuring memory")
             runner._allocate()
         return runner
@@ -157,6 +162,10 @@ class GpuRunner:
     def decode_splits(self, num_lines: int) -> DecodeSplits:
         """How decode attention cuts the contexts of so many lines."""
         return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
+
+    def plan_prefill(self, arrays: StepArrays) -> PlannedPrefill | None:
+        """The plan of a step's chunks, where attention to them is planned on the host."""
+        return None if self._prefill is None else self._prefill.plan(chunk_pages(arrays, self.page_size))
 
     def hidden(self, batch: GpuBatch, out: Tensor, *, compiled: bool = False) -> None:
         """Run all layers over a step.

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.ring import ResultRing
 from bough.executor.gpu.rows import DeviceRows
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.loader import Progress, no_progress
+from bough.executor.step import StepArrays
 from bough.kernels.gpu.rows import StepInput, begin_decode, begin_mixed
 from bough.kernels.gpu.sampling import LogprobOutputs, SamplingWorkspace, sample
 from bough.kernels.gpu.sampling_types import MAX_TOP_LOGPROBS
@@ -108,13 +110,18 @@ class GpuSteps:
             num_samples=num_samples,
         )
 
-    def forward_mixed(self, num_tokens: int) -> None:
-        """All layers over a step with chunks."""
+    def forward_mixed(self, num_tokens: int, arrays: StepArrays | None = None) -> None:
+        """All layers over a step with chunks.
+
+        Args:
+            num_tokens: of the step.
+            arrays: what the host knows of it, for attention that is planned there; no graph needs them.
+        """
         size = self._mixed_size(num_tokens)
         if size in self._mixed_sizes:
             self._run(_Key("mixed layers", size), lambda: self._mixed_layers(size))
         else:
-            self._mixed_layers(size)
+            self._mixed_layers(size, None if arrays is None else self._runner.plan_prefill(arrays))
 
     def sample(self, num_samples: int, variant: Variant, *, of_chunks: bool) -> None:
         """Head and sampling after one of the `forward` methods."""
@@ -155,18 +162,27 @@ class GpuSteps:
         begin_decode(rows.line_rows, rows.token, rows.position, rows.page_table, step, page_size=self._runner.page_size)
         self._layers(step, num_decode_lines=size, has_chunks=False, has_graph=True)
 
-    def _mixed_layers(self, size: int) -> None:
+    def _mixed_layers(self, size: int, planned: PlannedPrefill | None = None) -> None:
         step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
-        has_graph = size in self._mixed_sizes
-        self._layers(step, num_decode_lines=min(size, self._max_lines), has_chunks=True, has_graph=has_graph)
+        num_decode_lines, has_graph = min(size, self._max_lines), size in self._mixed_sizes
+        self._layers(step, num_decode_lines=num_decode_lines, has_chunks=True, has_graph=has_graph, planned=planned)
 
-    def _layers(self, step: StepInput, *, num_decode_lines: int, has_chunks: bool, has_graph: bool) -> None:
+    def _layers(
+        self,
+        step: StepInput,
+        *,
+        num_decode_lines: int,
+        has_chunks: bool,
+        has_graph: bool,
+        planned: PlannedPrefill | None = None,
+    ) -> None:
         batch = GpuBatch.of(
             step,
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
             has_chunks=has_chunks,
             splits=self._runner.decode_splits(num_decode_lines),
+            planned=planned,
         )
         # a size without a graph comes when it likes, and requests would wait for the compiler
         self._runner.hidden(batch, self._hidden[: step.tokens.shape[0]], compiled=has_graph)
