@@ -8,6 +8,7 @@ that decode while a prompt of so many tokens is computed beside them.
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -115,12 +116,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--load-format", default="auto")
     parser.add_argument("--beside", type=int, metavar="TOKENS")
     parser.add_argument("--mixed-token-budget", type=int)
+    parser.add_argument("--compile", default="off", help="the setting of this name; prints how long it takes")
     parser.add_argument("--trace", type=Path)
     options = parser.parse_args(arguments)
     rows = [int(text) for text in options.rows.split(",")]
     settings = Settings(
-        model=options.model_dir, load_format=options.load_format, mixed_token_budget=options.mixed_token_budget
+        model=options.model_dir,
+        load_format=options.load_format,
+        mixed_token_budget=options.mixed_token_budget,
+        compile=options.compile,
     )
+    if settings.compile != "off":
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("bough").setLevel(logging.INFO)
     began = time.perf_counter()
     files = read_model_files(options.model_dir, served_name=None, max_context=None)
     engine = build_engine(settings, files, Observer(Telemetry("executor")))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bough.kernels.gpu.activation import silu_mul
+from bough.kernels.gpu.compiled import Dense
 from bough.kernels.gpu.linear_config import choose_config, fuses_norm, pays
 from bough.kernels.gpu.linear_dot import Workspace
 from bough.kernels.gpu.linear_small import fits, small_linear
@@ -37,6 +38,12 @@ class GpuLinear:
         self._workspace = workspace
         self._gated = gated
         self._pdl = pdl
+
+    @property
+    def dense(self) -> Dense:
+        """The weights, for the compiled way; see `bough.kernels.gpu.compiled`."""
+        norm = self._norm
+        return Dense(self._weight, self._bias, None if norm is None else norm.weight, 0.0 if norm is None else norm.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [T, in] to [T, out]."""

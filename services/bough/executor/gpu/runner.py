@@ -27,7 +27,7 @@ from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
-from bough.kernels.gpu.compiled import CompileError, CompiledBlock
+from bough.kernels.gpu.compiled import CompiledBlock, CompileError
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.gpu.rows import StepInput
 

@@ -13,7 +13,10 @@ from bough.kernels.interface import Norm
 
 
 class SelfAttention:
-    """Grouped-query attention; biases and norms on the heads as the model wants them."""
+    """Grouped-query attention; biases and norms on the heads as the model wants them.
+
+    `qkv` and `out` are its projections.
+    """
 
     def __init__(
         self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, norm: Norm, qkv_bias: bool
@@ -24,12 +27,16 @@ class SelfAttention:
             (f"{name}.k_proj", config.num_kv_heads * head_dim),
             (f"{name}.v_proj", config.num_kv_heads * head_dim),
         ]
-        self._qkv = build.joint_linear(parts, hidden, qkv_bias, norm)
-        self._out = build.linear(f"{name}.o_proj", config.num_heads * head_dim, hidden, config.attention_bias)
+        self.qkv = build.joint_linear(parts, hidden, qkv_bias, norm)
+        self.out = build.linear(f"{name}.o_proj", config.num_heads * head_dim, hidden, config.attention_bias)
         self._backend = build.attention
         self._spec = spec
 
     def add_to(self, hidden: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
         """Add the attention of `hidden` [T, hidden] into it; the tokens' keys and values go to the cache."""
-        queries = self._backend.store(self._qkv(hidden), self._spec, cache, batch)
-        self._out.add_to(hidden, self._backend.attend(queries, self._spec, cache, batch))
+        self.out.add_to(hidden, self.attend(self.qkv(hidden), cache, batch))
+
+    def attend(self, qkv: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """What the heads see [T, H * D], of their queries, keys and values [T, (H + 2 * KV) * D], which are kept."""
+        queries = self._backend.store(qkv, self._spec, cache, batch)
+        return self._backend.attend(queries, self._spec, cache, batch)

@@ -10,14 +10,14 @@ from bough.kernels.interface import Norm
 
 
 class GatedMLP:
-    """`down(silu(gate(x)) * up(x))` of the normed input."""
+    """`down(silu(gate(x)) * up(x))` of the normed input; `gate_up` and `down` are its projections."""
 
     def __init__(self, build: BuildContext, name: str, config: ModelConfig, norm: Norm) -> None:
         hidden, inner = config.hidden_size, config.intermediate_size
         names = (f"{name}.gate_proj", f"{name}.up_proj")
-        self._gate_up = build.gated_linear(names, hidden, inner, config.mlp_bias, norm)
-        self._down = build.linear(f"{name}.down_proj", inner, hidden, config.mlp_bias)
+        self.gate_up = build.gated_linear(names, hidden, inner, config.mlp_bias, norm)
+        self.down = build.linear(f"{name}.down_proj", inner, hidden, config.mlp_bias)
 
     def add_to(self, hidden: Tensor) -> None:
         """Add the block's output for `hidden` [T, hidden] into it."""
-        self._down.add_to(hidden, self._gate_up(hidden))
+        self.down.add_to(hidden, self.gate_up(hidden))

@@ -16,25 +16,25 @@ from bough.kernels.interface import Norm
 
 
 class DecoderLayer:
-    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+    """Attention and feed-forward (`attention`, `mlp`), each behind a norm and added to the residual stream."""
 
     def __init__(
         self, build: BuildContext, name: str, config: ModelConfig, spec: AttentionSpec, qkv_bias: bool
     ) -> None:
         size, eps = config.hidden_size, config.rms_norm_eps
         input_norm = build.norm(f"{name}.input_layernorm", size, eps)
-        self._attention = SelfAttention(build, f"{name}.self_attn", config, spec, input_norm, qkv_bias)
+        self.attention = SelfAttention(build, f"{name}.self_attn", config, spec, input_norm, qkv_bias)
         post_norm = build.norm(f"{name}.post_attention_layernorm", size, eps)
-        self._mlp = GatedMLP(build, f"{name}.mlp", config, post_norm)
+        self.mlp = GatedMLP(build, f"{name}.mlp", config, post_norm)
 
     def update(self, hidden: Tensor, cache: LayerCache, batch: ForwardBatch) -> None:
         """Add this layer's attention and feed-forward into the residual stream `hidden` [T, hidden], in place."""
-        self._attention.add_to(hidden, cache, batch)
-        self._mlp.add_to(hidden)
+        self.attention.add_to(hidden, cache, batch)
+        self.mlp.add_to(hidden)
 
 
 class LlamaForCausalLM:
-    """Token embedding, decoder layers, final norm and the projection to logits."""
+    """Token embedding, decoder layers (`layers`), final norm and the projection to logits."""
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         self.config = config
@@ -42,7 +42,7 @@ class LlamaForCausalLM:
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = build.weights.take("model.embed_tokens.weight", shape)
         self._rotary = rotary_table(config.rope, config.head_dim, build.max_context).to(build.device)
-        self._layers = tuple(self._layer(build, index) for index in range(config.num_layers))
+        self.layers = tuple(self._layer(build, index) for index in range(config.num_layers))
         final_norm = build.norm("model.norm", config.hidden_size, config.rms_norm_eps)
         head = self._embedding if config.tie_word_embeddings else build.weights.take("lm_head.weight", shape)
         self._head = build.kernels.linear(head, norm=final_norm)
@@ -81,10 +81,14 @@ class LlamaForCausalLM:
 
     def hidden(self, batch: ForwardBatch, cache: Cache, out: Tensor | None = None) -> Tensor:
         """Run all layers over a step; [T, hidden] before the final norm. Keys and values go to the cache."""
-        hidden = self._kernels.embed(self._embedding, batch.tokens, out)
-        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+        hidden = self.embed(batch, out)
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             layer.update(hidden, layer_cache, batch)
         return hidden
+
+    def embed(self, batch: ForwardBatch, out: Tensor | None = None) -> Tensor:
+        """The residual stream [T, hidden] before the first layer, written to `out` if given."""
+        return self._kernels.embed(self._embedding, batch.tokens, out)
 
     def logits(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
         """Logits [S, vocab] float32 of rows [S] of `hidden`, None for all: only those that sample pay for the head."""
