@@ -66,5 +66,5 @@ def run_service(name: str, service: Service, *, drain_timeout_s: float) -> None:
     try:
         uvloop.run(run_until_signal(service, drain_timeout_s=drain_timeout_s))
     except BoughError as error:
-        logger.critical("%s cannot start: %s", name, error)
+        logger.critical("%s ends: %s", name, error)
         sys.exit(2 if isinstance(error, ModelError) else 1)

@@ -30,13 +30,14 @@ class RunningServer:
     """From the start of its first process until it took requests."""
 
     def usage(self) -> dict[str, Usage]:
-        """What each service of a `bough serve` has used, and the launcher without them."""
+        """What each service of a `bough serve` has used, all copies together, and the launcher without them."""
         found: dict[str, Usage] = {}
         for child in machine.children(self.pid):
             words = machine.command_line(child)
             name = next((name for name in SERVICES if name in words), None)
             if name is not None:
-                found[name] = machine.usage(child)
+                copy, others = machine.usage(child), found.get(name, Usage(cpu_s=0.0, resident_mb=0.0))
+                found[name] = Usage(cpu_s=copy.cpu_s + others.cpu_s, resident_mb=copy.resident_mb + others.resident_mb)
         whole = machine.usage(self.pid)
         found[LAUNCHER] = Usage(
             cpu_s=whole.cpu_s - sum(part.cpu_s for part in found.values()),
