@@ -1,5 +1,7 @@
 """Speed of paged attention beside the floor: `python -m bough.load.kernel_bench.attention [--sweep] [--pdl]`.
 
+With `--flashinfer`, beside FlashInfer; see `beside_flashinfer`.
+
 A CUDA graph holds one launch a layer, each over a cache of its own, as a step of a model does: what one layer read is
 no longer in the second-level cache when it is read again. A line of the table is the median of replays, over the
 launches.
@@ -296,11 +298,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="try every candidate configuration and print the best")
     parser.add_argument("--pdl", action="store_true", help="launch with programmatic dependent launch")
+    parser.add_argument("--flashinfer", action="store_true", help="print FlashInfer's numbers beside ours")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device: these numbers only mean something on the GPU")
     print(f"{torch.cuda.get_device_name()}  torch {torch.__version__}")
-    if args.sweep:
+    if args.flashinfer:
+        from bough.load.kernel_bench.beside_flashinfer import compare  # it imports this module
+
+        compare()
+    elif args.sweep:
         sweep()
     else:
         table(args.pdl)
