@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypedDict, Unpack
+
 import pytest
 import torch
 from torch import Tensor
 
-from bough.kernels.gpu.attention_prefill import PrefillConfig, paged_prefill_attention
+from bough.kernels.gpu.attention_checks import AttentionShape
+from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.attention_prefill_split import (
+    MAX_SPLITS,
+    PrefillConfig,
+    PrefillWorkspace,
+    check_workspace,
+    choose_prefill_config,
+    choose_prefill_splits,
+    prefill_workspace,
+)
 from tests.kernels.gpu.attention_cases import (
     AttentionCase,
     assert_close,
@@ -20,14 +33,27 @@ _SENTINEL = 7.0
 _MIXED = [(40, 40), (1, 77), (17, 130), (0, 0), (33, 33), (1, 1), (64, 200)]
 
 
-def _attend(
-    case: AttentionCase,
-    *,
-    skip_single: bool = False,
-    config: PrefillConfig | None = None,
-    out: Tensor | None = None,
-    pdl: bool = False,
-) -> Tensor:
+def _workspace(case: AttentionCase) -> PrefillWorkspace:
+    """A workspace for every launch of the case's size; what it holds before must not show."""
+    _, num_heads, head_dim = case.queries.shape
+    shape = AttentionShape(num_heads, case.keys.shape[1], head_dim)
+    workspace = prefill_workspace(shape, len(case.rows), case.queries.dtype, 132, case.queries.device)
+    for partial in (workspace.partials, workspace.tops, workspace.sums):
+        partial.fill_(float("nan"))
+    return workspace
+
+
+class _Options(TypedDict, total=False):
+    skip_single: bool
+    pdl: bool
+    workspace: PrefillWorkspace | None
+    num_splits: int
+    min_split_tokens: int
+    config: PrefillConfig
+
+
+def _attend(case: AttentionCase, *, out: Tensor | None = None, **options: Unpack[_Options]) -> Tensor:
+    options.setdefault("min_split_tokens", 16)
     with mended_interpreter():
         return paged_prefill_attention(
             case.queries,
@@ -40,9 +66,7 @@ def _attend(
             scale=case.scale,
             window=case.window,
             out=torch.full_like(case.queries, _SENTINEL) if out is None else out,
-            skip_single=skip_single,
-            config=config,
-            pdl=pdl,
+            **options,
         )
 
 
@@ -130,6 +154,115 @@ def test_lines_of_one_token_can_be_left_to_the_decode_kernel(device: torch.devic
     expected[0] = _SENTINEL
     expected[21] = _SENTINEL
     assert_close(_attend(case, skip_single=True), expected)
+
+
+@pytest.mark.parametrize("num_splits", [2, 3, 8])
+def test_parts_equal_the_reference_across_page_and_block_boundaries(device: torch.device, num_splits: int) -> None:
+    lines = [*_MIXED, (1, 0), (5, 16), (16, 128), (3, 129), (20, 65)]
+    case = make_case(lines, device, padding_tokens=3)
+    expected = case.expected()
+    expected[156] = _SENTINEL
+    expected[201:] = _SENTINEL
+    workspace = _workspace(case)
+    assert_close(_attend(case, num_splits=num_splits, workspace=workspace), expected)
+    assert not workspace.counters.any()
+
+
+@pytest.mark.parametrize("config", [PrefillConfig(64, 64, 4, 2), PrefillConfig(64, 16, 4, 1)])
+def test_parts_that_end_within_the_diagonal_leave_rows_that_saw_nothing(
+    device: torch.device, config: PrefillConfig
+) -> None:
+    case = make_case([(90, 90), (60, 250), (45, 135)], device, dtype=torch.bfloat16, head_dim=80)
+    assert_close(_attend(case, num_splits=4, workspace=_workspace(case), config=config), case.expected())
+
+
+@pytest.mark.parametrize("window", [1, 33, 100, 1000])
+def test_parts_of_what_a_window_shows(device: torch.device, window: int) -> None:
+    case = make_case([(1, 150), (40, 40), (50, 233), (0, 0), (70, 333)], device, window=window)
+    assert_close(_attend(case, num_splits=4, workspace=_workspace(case)), case.expected())
+
+
+def test_a_context_too_short_to_be_cut_has_the_bits_of_one_part(device: torch.device) -> None:
+    case = make_case([(17, 64), (40, 300), (1, 50), (33, 33)], device, dtype=torch.bfloat16)
+    whole = _attend(case)
+    parts = _attend(case, num_splits=4, min_split_tokens=64, workspace=_workspace(case))
+    assert_close(parts, case.expected())
+    short = [*range(17), *range(57, 91)]
+    assert torch.equal(parts[short], whole[short])
+
+
+def test_a_split_result_depends_on_its_operands_only(device: torch.device) -> None:
+    case = make_case([(40, 300), (17, 220)], device, dtype=torch.bfloat16)
+    workspace = _workspace(case)
+    first = _attend(case, num_splits=5, workspace=workspace)
+    for _ in range(3 if device.type == "cuda" else 1):
+        assert torch.equal(_attend(case, num_splits=5, workspace=workspace), first)
+
+
+def test_programs_serve_more_blocks_than_there_are_programs(device: torch.device) -> None:
+    case = make_case([(3, 20 + 9 * line) for line in range(12)], device)
+    assert_close(_attend(case), case.expected())
+    assert_close(_attend(case, num_splits=2, workspace=_workspace(case)), case.expected())
+
+
+def test_a_captured_launch_cuts_what_is_long_at_each_replay(device: torch.device) -> None:
+    case = make_case([(40, 40), (1, 77), (17, 330), (0, 0)], device, padding_tokens=5)
+    out = torch.empty_like(case.queries)
+    workspace = _workspace(case)
+    replay = captured(lambda: _attend(case, out=out, num_splits=4, workspace=workspace), device)
+    for lines, used in (([(17, 330), (0, 0), (40, 40), (1, 77)], 58), ([(1, 1), (20, 112), (30, 330), (7, 0)], 51)):
+        case.overwrite(make_case(lines, device, padding_tokens=5))
+        out.fill_(_SENTINEL)
+        replay()
+        expected = case.expected()
+        expected[used:] = _SENTINEL
+        assert_close(out, expected)
+
+
+def test_parts_are_as_many_as_fill_the_gpu_once() -> None:
+    narrow, wide = PrefillConfig(64, 64, 4, 3), PrefillConfig(128, 128, 8, 3)
+    assert choose_prefill_splits(256, 8, 2, narrow, 132) == 4
+    assert choose_prefill_splits(256, 8, 4, narrow, 132) == 2
+    assert choose_prefill_splits(512, 8, 4, narrow, 132) == 1
+    assert choose_prefill_splits(8192, 8, 4, wide, 132) == 1
+    assert choose_prefill_splits(1, 1, 4, narrow, 132) == MAX_SPLITS
+    with pytest.raises(ValueError, match="num_tokens must be positive"):
+        choose_prefill_splits(0, 8, 4, narrow, 132)
+
+
+@pytest.mark.parametrize("heads", [(16, 8), (32, 8), (12, 4), (16, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_workspace_holds_every_launch_that_is_cut(heads: tuple[int, int], dtype: torch.dtype) -> None:
+    shape = AttentionShape(*heads, 128)
+    max_lines, num_sms = 256, 132
+    workspace = prefill_workspace(shape, max_lines, dtype, num_sms, torch.device("cpu"))
+    assert workspace.partials.numel() * 4 < 10e6
+    for num_tokens in range(1, 1025):
+        config = choose_prefill_config(shape, num_tokens, dtype)
+        num_splits = choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, num_sms)
+        num_blocks = num_tokens // (config.block_m // shape.group) + max_lines
+        check_workspace(workspace, shape, num_tokens, num_blocks, num_splits, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("num_splits", [0, 17])
+def test_a_number_of_parts_out_of_range_is_refused(device: torch.device, num_splits: int) -> None:
+    case = make_case([(10, 20)], device)
+    with pytest.raises(ValueError, match="num_splits must be 1 to 16"):
+        _attend(case, num_splits=num_splits, workspace=_workspace(case))
+
+
+def test_a_workspace_that_is_too_small_is_refused(device: torch.device) -> None:
+    case = make_case([(10, 20), (5, 30)], device)
+    workspace = _workspace(case)
+    for small in (
+        None,
+        replace(workspace, partials=workspace.partials[: 3 * 15 * 4 * 32 - 1]),
+        replace(workspace, tops=workspace.tops[: 3 * 15 * 4 - 1]),
+        replace(workspace, sums=workspace.sums[: 3 * 15 * 4 - 1]),
+        replace(workspace, counters=workspace.counters[:3]),
+    ):
+        with pytest.raises(ValueError, match="workspace is too small for 15 tokens in 3 parts"):
+            _attend(case, num_splits=3, workspace=small)
 
 
 @pytest.mark.parametrize(

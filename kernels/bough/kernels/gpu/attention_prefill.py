@@ -5,16 +5,16 @@ tokens times the query heads of the group, so that a short chunk fills them too 
 heads. Blocks of keys that every row sees go without a mask; only those on the diagonal, and at the far edge of a
 window, have one.
 
-Which line and which of its blocks a program serves follows from `query_start` in device memory. Line b is given the
-block numbers from query_start[b] // BLOCK_Q + b on: enough for its blocks whatever the lengths before it are, at most
-T // BLOCK_Q + B in all, and found without a prefix sum. So the grid depends on T and B alone.
+What a block of queries sees may be cut into parts for programs of their own, so that a short chunk with a long context
+fills the GPU; see `attention_prefill_split`. Which lines, blocks and parts a program serves follows from the lengths in
+device memory: blocks of all lines are numbered by a prefix sum, and programs take them in turn. So the grid depends on
+T, B and the number of parts alone, and a CUDA graph that holds the launch can be replayed with other lengths.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -28,10 +28,17 @@ from bough.kernels.gpu.attention_checks import (
     check_scalars,
     require,
 )
+from bough.kernels.gpu.attention_prefill_split import (
+    PrefillConfig,
+    PrefillWorkspace,
+    check_workspace,
+    choose_prefill_config,
+    leave_part,
+)
 
 _MAX_LINES = 4096
-# Below this many programs the wide tiles leave multiprocessors idle; narrow ones spread the work.
-_FEW_PROGRAMS = 132
+# Blocks of a launch beyond those that its tokens fill: the last ones of lines are short.
+_SPARE_BLOCKS = 4
 
 
 @triton.jit
@@ -74,8 +81,9 @@ def _attend_blocks(
             scores = tl.where(visible, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
         origin = new_top
-        if MASKED and WINDOW > 0:
-            # A row whose window begins in a later block has seen nothing so far, and infinity less infinity is NaN.
+        if MASKED:
+            # A row whose window begins in a later block, or that lies before the part, has seen nothing so far, and
+            # infinity less infinity is NaN.
             # A large finite mask would not do: the multiply-add below keeps the digits of its product that rounding
             # took from new_top, and two to the power of their difference can be infinite.
             origin = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -92,25 +100,27 @@ def _attend_blocks(
 
 
 @triton.jit
-def _attend_context(
-    queries, keys_ptr, values_ptr, pages_ptr, lowest, context, score_scale,
+def _attend_part(
+    queries, keys_ptr, values_ptr, pages_ptr, lowest, end, begin, stop, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Attention of a block of queries whose first token is at position lowest of its row: values, not yet stored."""
-    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
-    end = tl.minimum(lowest + BLOCK_Q, context)
+    """Softmax of a block of queries over the tokens [begin, stop): sums of values and of weights, highest scores.
+
+    The first query is at position `lowest` of its row, the last before `end`; `begin` and `stop` are multiples of
+    BLOCK_N, but for a `stop` that is `end`.
+    """
     positions = lowest + tl.arange(0, BLOCK_M) // GROUP
     diagonal = (lowest + 1) // BLOCK_N * BLOCK_N
     first_token = 0
-    begin = 0
-    inner = 0
+    inner = begin
     if WINDOW > 0:
         # Rows of no token see what the last token sees: a row that saw nothing would divide zero by zero.
         positions = tl.minimum(positions, end - 1)
         first_token = tl.maximum(lowest + 1 - WINDOW, 0)
-        begin = first_token // BLOCK_N * BLOCK_N
         inner = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N, diagonal)
+        inner = tl.minimum(tl.maximum(inner, begin), stop)
+    diagonal = tl.minimum(tl.maximum(diagonal, inner), stop)
 
     top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
@@ -125,87 +135,115 @@ def _attend_context(
         score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
     )  # fmt: skip
     acc, total, top = _attend_blocks(
-        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, diagonal, end, first_token, end,
+        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, diagonal, stop, first_token, end,
         score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
     )  # fmt: skip
-    return acc / total[:, None]
+    return acc, total, top
 
 
 @triton.jit
+def _serve_block(
+    out_ptr, queries_ptr, keys_ptr, values_ptr, pages_ptr, partials_ptr, tops_ptr, sums_ptr, counters_ptr,
+    kv_head, block, query_begin, num_queries, context, first_query, split, part_rows, score_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, NUM_SPLITS: tl.constexpr,
+    MIN_SPLIT_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Attention of one key-value head's queries from `first_query` of a line on, over one part of what they see.
+
+    `block` numbers such blocks over all lines.
+    """
+    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
+    lowest = context - num_queries + first_query
+    end = tl.minimum(lowest + BLOCK_Q, context)
+    first_block = 0
+    if WINDOW > 0:
+        first_block = tl.maximum(lowest + 1 - WINDOW, 0) // BLOCK_N
+    num_blocks = tl.cdiv(end, BLOCK_N) - first_block
+    used = 1
+    if NUM_SPLITS > 1:
+        per_split = tl.maximum(tl.cdiv(num_blocks, NUM_SPLITS), MIN_SPLIT_BLOCKS)
+        used = tl.cdiv(num_blocks, per_split)
+    else:
+        per_split = num_blocks
+    if split < used:
+        begin = (first_block + split * per_split) * BLOCK_N
+        stop = tl.minimum(begin + per_split * BLOCK_N, end)
+        index = tl.arange(0, BLOCK_M)
+        real = (index < BLOCK_Q * GROUP) & (first_query + index // GROUP < num_queries)
+        dims = tl.arange(0, BLOCK_D)
+        stored = real[:, None] & (dims[None, :] < HEAD_DIM)
+        at_row = (index // GROUP) * (KV_HEADS * GROUP) + index % GROUP
+        at = at_row[:, None] * HEAD_DIM + dims[None, :]
+        row = ((query_begin + first_query).to(tl.int64) * KV_HEADS + kv_head) * GROUP
+        queries = tl.load(queries_ptr + row * HEAD_DIM + at, mask=stored, other=0.0)
+        acc, total, top = _attend_part(
+            queries, keys_ptr, values_ptr, pages_ptr, lowest, end, begin, stop, score_scale,
+            KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW,
+        )  # fmt: skip
+        out_ptr += row * HEAD_DIM
+        if NUM_SPLITS == 1:
+            tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
+        else:
+            if used == 1:
+                tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
+            else:
+                leave_part(
+                    out_ptr, partials_ptr + row * HEAD_DIM, tops_ptr + row, sums_ptr + row,
+                    counters_ptr + block * KV_HEADS + kv_head, acc, total, top, at, at_row, stored, real,
+                    split, used, part_rows, HEAD_DIM, BLOCK_M, BLOCK_D,
+                )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["part_rows"])  # every number of tokens runs the same code
 def _prefill_kernel(
     out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, query_start_ptr, context_lens_ptr,
-    num_lines, max_pages, score_scale,
+    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
-    SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
+    NUM_SPLITS: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
-    # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1)
     lines = tl.arange(0, LINES_POW2)
-    starts = tl.load(query_start_ptr + lines, mask=lines < num_lines, other=0)
-    ahead = (starts // BLOCK_Q + lines <= block) & (lines < num_lines)
-    line = tl.sum(ahead.to(tl.int32), 0) - 1
-    query_begin = tl.load(query_start_ptr + line)
-    num_queries = tl.load(query_start_ptr + line + 1) - query_begin
-    context = tl.load(context_lens_ptr + line)
-    row = tl.load(rows_ptr + line)
+    present = lines < num_lines
+    starts = tl.load(query_start_ptr + lines, mask=present, other=0)
+    counts = tl.load(query_start_ptr + lines + 1, mask=present, other=0) - starts
+    served = tl.load(context_lens_ptr + lines, mask=present, other=0) > 0
+    if SKIP_SINGLE:
+        served = served & (counts != 1)
+    blocks = tl.where(served, tl.cdiv(counts, BLOCK_Q), 0)
+    block_ends = tl.cumsum(blocks, 0)
+    total_blocks = tl.sum(blocks, 0)
     if PDL:
         # Every program waits, also one without work: a launch that ended before the one it follows would let the next
         # one through too early.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    first_query = (block - query_begin // BLOCK_Q - line) * BLOCK_Q
-    if (first_query >= num_queries) | (context == 0) | (SKIP_SINGLE and num_queries == 1):
-        return
 
-    index = tl.arange(0, BLOCK_M)
-    query = first_query + index // GROUP
-    real = (index < BLOCK_Q * GROUP) & (query < num_queries)
-    dims = tl.arange(0, BLOCK_D)
-    stored = real[:, None] & (dims[None, :] < HEAD_DIM)
-    at = ((index // GROUP) * (KV_HEADS * GROUP) + index % GROUP)[:, None] * HEAD_DIM + dims[None, :]
-    origin = ((query_begin + first_query).to(tl.int64) * KV_HEADS + kv_head) * (GROUP * HEAD_DIM)
-    queries = tl.load(queries_ptr + origin + at, mask=stored, other=0.0)
-
-    values = _attend_context(
-        queries, keys_ptr + kv_head * (PAGE * HEAD_DIM), values_ptr + kv_head * (PAGE * HEAD_DIM),
-        page_table_ptr + row.to(tl.int64) * max_pages, context - num_queries + first_query, context, score_scale,
-        KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW,
-    )  # fmt: skip
-    tl.store(out_ptr + origin + at, values.to(out_ptr.dtype.element_ty), mask=stored)
-
-
-@dataclass(frozen=True)
-class PrefillConfig:
-    """How a prefill program is cut: rows (query tokens times group) and keys a block, warps, pipeline stages."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-
-def prefill_config(head_dim: int, dtype: torch.dtype, *, few: bool = False) -> PrefillConfig:
-    """The configuration for a head dimension and a dtype; `few` where wide tiles would not fill the GPU."""
-    if dtype == torch.float32:
-        # Without tensor cores the operands of a product sit in registers: small blocks, more threads.
-        return PrefillConfig(block_m=32, block_n=16, num_warps=8, num_stages=2)
-    if head_dim > 128:
-        return PrefillConfig(64, 32, 4, 3) if few else PrefillConfig(128, 32, 8, 3)
-    if few:
-        return PrefillConfig(64, 64, 4, 3)
-    if head_dim == 128:
-        return PrefillConfig(128, 128, 8, 3)
-    # Also 80 and 96: what their mask takes in registers leaves no room for wider blocks.
-    return PrefillConfig(128, 64, 8, 3)
+    for item in range(tl.program_id(0), total_blocks * NUM_SPLITS, tl.num_programs(0)):
+        # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
+        block = total_blocks - 1 - item // NUM_SPLITS
+        line = tl.sum((block_ends <= block).to(tl.int32), 0)
+        line_block = block - tl.sum(tl.where(lines < line, blocks, 0), 0)
+        query_begin = tl.load(query_start_ptr + line)
+        num_queries = tl.load(query_start_ptr + line + 1) - query_begin
+        context = tl.load(context_lens_ptr + line)
+        row = tl.load(rows_ptr + line)
+        _serve_block(
+            out_ptr, queries_ptr, keys_ptr + kv_head * (PAGE * HEAD_DIM), values_ptr + kv_head * (PAGE * HEAD_DIM),
+            page_table_ptr + row.to(tl.int64) * max_pages, partials_ptr, tops_ptr, sums_ptr,
+            counters_ptr, kv_head, block, query_begin, num_queries, context,
+            line_block * BLOCK_Q, item % NUM_SPLITS, part_rows, score_scale,
+            KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW, NUM_SPLITS, MIN_SPLIT_BLOCKS,
+        )  # fmt: skip
 
 
 def paged_prefill_attention(
     queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, query_start: Tensor,
     context_lens: Tensor, *,
     scale: float, window: int | None, out: Tensor, skip_single: bool = False, pdl: bool = False,
+    workspace: PrefillWorkspace | None = None, num_splits: int = 1, min_split_tokens: int = 512,
     config: PrefillConfig | None = None,
 ) -> Tensor:  # fmt: skip
     """Causal attention of the last tokens of each line over its pages, which hold their keys and values already.
@@ -230,6 +268,11 @@ def paged_prefill_attention(
         pdl: launch while the kernel before still runs (programmatic dependent launch). `rows`, `query_start` and
             `context_lens` are read at once; the kernels that write them must have ended when the one before this
             starts.
+        workspace: from `prefill_workspace`; needed for more than one part.
+        num_splits: parts that what a block of queries sees is cut into at most, 1 to 16; fixed when a CUDA graph is
+            captured. See `choose_prefill_splits`.
+        min_split_tokens: a part has at least this many tokens, but for the last. What a block sees is not cut if it is
+            no longer, and the result then has the bits that it has with one part.
         config: replaces the tuned configuration.
 
     Returns:
@@ -241,17 +284,21 @@ def paged_prefill_attention(
     shape = check_cache(queries, keys, values, out)
     device = queries.device
     check_index("rows", rows, (None,), device)
-    num_lines = rows.shape[0]
+    num_tokens, num_lines = queries.shape[0], rows.shape[0]
     require(num_lines <= _MAX_LINES, f"rows: at most {_MAX_LINES} lines, not {num_lines}")
     check_index("page_table", page_table, (None, None), device)
     check_index("query_start", query_start, (num_lines + 1,), device)
     check_index("context_lens", context_lens, (num_lines,), device)
     check_scalars(scale, window)
-    if num_lines > 0 and queries.shape[0] > 0:
-        config = config or _config_for(shape, queries.shape[0], queries.dtype)
+    require(min_split_tokens >= 1, f"min_split_tokens must be at least 1, not {min_split_tokens}")
+    if num_lines > 0 and num_tokens > 0:
+        config = config or choose_prefill_config(shape, num_tokens, queries.dtype)
         require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
-        options = _Options(scale, window or 0, skip_single, pdl)
-        _launch((out, queries, keys, values, page_table, rows, query_start, context_lens), shape, options, config)
+        num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
+        check_workspace(workspace, shape, num_tokens, num_blocks, num_splits, device)
+        options = _Options(scale, window or 0, num_splits, min_split_tokens, skip_single, pdl)
+        tensors = (out, queries, keys, values, page_table, rows, query_start, context_lens)
+        _launch(tensors, workspace, shape, options, config)
     return out
 
 
@@ -259,18 +306,31 @@ def paged_prefill_attention(
 class _Options:
     scale: float
     window: int
+    num_splits: int
+    min_split_tokens: int
     skip_single: bool
     pdl: bool
 
 
-def _launch(tensors: tuple[Tensor, ...], shape: AttentionShape, options: _Options, config: PrefillConfig) -> None:
+def _launch(
+    tensors: tuple[Tensor, ...],
+    workspace: PrefillWorkspace | None,
+    shape: AttentionShape,
+    options: _Options,
+    config: PrefillConfig,
+) -> None:
     """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, query_start, context_lens."""
     num_tokens, max_pages, num_lines = tensors[1].shape[0], tensors[4].shape[1], tensors[5].shape[0]
-    num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
-    _prefill_kernel[(num_blocks, shape.num_kv_heads)](
+    # Most steps have few chunks among many lines, and a program without work costs a slot of the GPU for a microsecond.
+    # Where there are more blocks than programs, a program serves several.
+    num_blocks = num_tokens // (config.block_m // shape.group) + min(num_lines, _SPARE_BLOCKS)
+    scratch = (None,) * 4 if workspace is None or options.num_splits == 1 else workspace.tensors
+    _prefill_kernel[(num_blocks * options.num_splits, shape.num_kv_heads)](
         *tensors,
+        *scratch,
         num_lines,
         max_pages,
+        num_tokens * shape.num_heads,
         options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
         GROUP=shape.group,
@@ -281,15 +341,11 @@ def _launch(tensors: tuple[Tensor, ...], shape: AttentionShape, options: _Option
         BLOCK_N=config.block_n,
         LINES_POW2=triton.next_power_of_2(num_lines),
         WINDOW=options.window,
+        NUM_SPLITS=options.num_splits,
+        MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         SKIP_SINGLE=options.skip_single,
         PDL=options.pdl,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **({"launch_pdl": True} if options.pdl else {}),
     )
-
-
-def _config_for(shape: AttentionShape, num_tokens: int, dtype: torch.dtype) -> PrefillConfig:
-    wide = prefill_config(shape.head_dim, dtype)
-    programs = num_tokens * shape.num_heads // wide.block_m
-    return prefill_config(shape.head_dim, dtype, few=programs < _FEW_PROGRAMS)

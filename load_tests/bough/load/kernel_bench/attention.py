@@ -26,7 +26,8 @@ from bough.kernels.gpu.attention_decode import (
     decode_workspace,
     paged_decode_attention,
 )
-from bough.kernels.gpu.attention_prefill import PrefillConfig, paged_prefill_attention
+from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.attention_prefill_split import PrefillConfig
 
 READ_BYTES_PER_S = 4.2e12  # H200, measured with a plain read
 MATRIX_FLOP_PER_S = 790e12  # H200, bfloat16, large square products
