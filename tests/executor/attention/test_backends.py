@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
-from bough.executor.attention.base import AttentionBackend, AttentionSpec
+from bough.executor.attention.base import AttentionSpec
 from bough.executor.attention.native_backend import NativeAttention, native_step
 from bough.executor.attention.torch_backend import TorchAttention
-from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import KVCache, KVCacheLayout, LayerCache
 from bough.kernels.cpu.native import OpRunner
 from tests.helpers.batches import Row, make_batch
@@ -64,11 +62,6 @@ def make_rows() -> list[tuple[Row, int]]:
     return work
 
 
-def run(backend: AttentionBackend, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch, qkv: Tensor) -> Tensor:
-    queries = backend.store(qkv, spec, cache, batch)
-    return backend.attend(queries, spec, cache, batch)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 1, 40, 64, 100])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
@@ -79,8 +72,8 @@ def test_native_attention_equals_the_reference(
     batch = make_batch(make_rows(), 16)
     qkv = torch.randn(batch.num_tokens, spec.qkv_size, generator=torch.Generator().manual_seed(1)).to(dtype)
     caches = [make_cache(spec, dtype), make_cache(spec, dtype)]
-    actual = run(native, spec, caches[0], batch, qkv)
-    expected = run(TorchAttention(), spec, caches[1], batch, qkv)
+    actual = native.attend(qkv, spec, caches[0], batch)
+    expected = TorchAttention().attend(qkv, spec, caches[1], batch)
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(caches[0].keys, caches[1].keys, atol=tolerance, rtol=tolerance)
     assert torch.equal(caches[0].values, caches[1].values)
@@ -96,11 +89,11 @@ def test_a_token_has_the_same_bits_alone_and_in_a_chunk(
     pages = list(range(20))
     qkv = torch.randn(150, spec.qkv_size, generator=torch.Generator().manual_seed(2)).to(dtype)
     whole = make_batch([(Row(tokens=[1] * 300, pages=pages, num_computed=100), 150)], 16)
-    together = run(native, spec, make_cache(spec, dtype), whole, qkv)
+    together = native.attend(qkv, spec, make_cache(spec, dtype), whole)
     cache = make_cache(spec, dtype)
     for offset in range(150):
         single = make_batch([(Row(tokens=[1] * 300, pages=pages, num_computed=100 + offset), 1)], 16)
-        alone = run(native, spec, cache, single, qkv[offset : offset + 1])
+        alone = native.attend(qkv[offset : offset + 1], spec, cache, single)
         assert torch.equal(alone[0], together[offset]), offset
 
 
@@ -114,7 +107,7 @@ def test_what_lies_behind_a_context_does_not_matter(native: NativeAttention) -> 
         cache.keys[3, :, :, 5:] = poison
         cache.values[3, :, 5:] = poison
         cache.keys[4:] = poison
-        results.append(run(native, spec, cache, batch, qkv))
+        results.append(native.attend(qkv, spec, cache, batch))
     assert torch.equal(results[0], results[1])
 
 

@@ -41,14 +41,16 @@ class AttentionBackend(Protocol):
 
     name: str
 
-    def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """Norm and rotate the heads of `qkv` [T, qkv_size], write keys and values to the batch's slots.
+    def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """Norm and rotate the heads of `qkv`, write keys and values to the batch's slots, attend to all of each row.
+
+        Args:
+            qkv: [T, qkv_size], projected queries, keys and values.
+            spec: of the layer.
+            cache: the layer's pages.
+            batch: the step.
 
         Returns:
-            The queries, [T, num_heads * head_dim].
+            [T, num_heads * head_dim].
         """
-        ...
-
-    def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """Causal attention of queries [T, num_heads * head_dim] over what `cache` holds; returns the same shape."""
         ...

@@ -26,7 +26,11 @@ class GpuAttention:
     def __init__(self, workspace: DecodeWorkspace) -> None:
         self._workspace = workspace
 
-    def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """See `AttentionBackend`."""
+        return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
+
+    def _store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Norm, rotate, write keys and values; return the queries."""
         return norm_rope_store(
             qkv,
@@ -41,7 +45,7 @@ class GpuAttention:
             spec.num_heads,
         )
 
-    def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def _attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Decode lines and chunks, each by their own kernel; chunks by the step's plan where it has one."""
         assert isinstance(batch, GpuBatch)
         heads = queries.view(-1, spec.num_heads, spec.head_dim)

@@ -33,7 +33,11 @@ class NativeAttention:
     def __init__(self, runner: OpRunner) -> None:
         self._runner = runner
 
-    def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """See `AttentionBackend`."""
+        return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
+
+    def _store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Norm, rotate, write keys and values; return the queries."""
         queries = qkv.new_empty(qkv.shape[0], spec.num_heads * spec.head_dim)
         op = _op(OpKind.STORE, spec, cache)
@@ -44,7 +48,7 @@ class NativeAttention:
         self._runner.run(op, native_step(batch), {"input": qkv, "output": queries})
         return queries
 
-    def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def _attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Attend to the pages of each row."""
         out = queries.new_empty(queries.shape)
         op = _op(OpKind.ATTEND, spec, cache)

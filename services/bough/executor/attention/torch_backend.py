@@ -21,7 +21,11 @@ class TorchAttention:
     def __init__(self) -> None:
         self._kernels = TorchKernels()
 
-    def store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+        """See `AttentionBackend`."""
+        return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
+
+    def _store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Norm, rotate, write keys and values; return the queries."""
         heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
         q, k, v = qkv.view(-1, heads + 2 * kv_heads, head_dim).tensor_split((heads, heads + kv_heads), dim=1)
@@ -33,7 +37,7 @@ class TorchAttention:
         cache.write(rotate(k, cos, sin), v, batch.slots)
         return rotate(q, cos, sin).reshape(-1, heads * head_dim)
 
-    def attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def _attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Decode rows in one padded batch, every longer row on its own."""
         q = queries.view(-1, spec.num_heads, spec.head_dim)
         num_decodes = batch.num_decode_rows

@@ -38,5 +38,4 @@ class SelfAttention:
 
     def attend(self, qkv: Tensor, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """What the heads see [T, H * D], of their queries, keys and values [T, (H + 2 * KV) * D], which are kept."""
-        queries = self._backend.store(qkv, self._spec, cache, batch)
-        return self._backend.attend(queries, self._spec, cache, batch)
+        return self._backend.attend(qkv, self._spec, cache, batch)
