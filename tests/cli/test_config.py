@@ -41,6 +41,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ({"BOUGH_MAXQUEUE": ""}, ["BOUGH_MAXQUEUE", "BOUGH_MAX_QUEUE"]),
         ({"BOUGH_PORT": "70000"}, ["port", "70000", "BOUGH_PORT", "65535"]),
         ({"BOUGH_POLICY": "lifo"}, ["policy", "lifo", "fcfs", "lpm"]),
+        ({"BOUGH_COMPILE": "reduce-overhead"}, ["compile", "reduce-overhead", "off|default|max-autotune"]),
         ({"BOUGH_DRAIN_TIMEOUT_S": "nan s"}, ["drain_timeout_s", "nan s"]),
     ],
 )

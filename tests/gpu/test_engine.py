@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch._dynamo.utils import counters
 
 from bough.common.sampling import FinishReason
 from tests.executor.test_engine_parity import DRAWN, NUM_TOKENS, reference
@@ -43,6 +45,22 @@ def test_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> N
     cached.run()
     assert [cached.tokens[entry.request] for entry in together] == expected
     assert list(cached.cached.values()) == [length - 1 for length in LENGTHS]
+
+
+# the compiler's own modules use what torch deprecates, and advise TF32 where a float32 product is compiled
+@pytest.mark.filterwarnings("ignore:::torch")
+@pytest.mark.parametrize("name", ["llama-linear", "qwen3"])
+def test_greedy_tokens_of_compiled_layers_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model_dir = write_checkpoint(name, tmp_path / "model")
+    prompts = [random_tokens(length, length) for length in LENGTHS]
+    expected = reference(model_dir, prompts)
+    torch.compiler.reset()
+    counters.clear()
+    engine = make_gpu_engine(model_dir, max_rows=len(LENGTHS), token_budget=45, compile="default")
+    assert counters["stats"]["unique_graphs"] == 3  # graphs are of 8 lines, of 16 and of 32 tokens
+    together = [admission(i + 1, prompt, max_tokens=NUM_TOKENS) for i, prompt in enumerate(prompts)]
+    assert generate(engine, *together) == expected
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 SAMPLINGS: list[dict[str, Any]] = [

@@ -131,7 +131,10 @@ class CompiledBlock:
 
 
 def _reason(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What went wrong, in one line and without the compiler's advice on how to debug it."""
+    cause = getattr(error, "inner_exception", error)
+    line = next((line for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {line}"
 
 
 def _dense(x: Tensor, dense: Dense) -> Tensor:
