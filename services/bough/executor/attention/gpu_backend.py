@@ -11,6 +11,7 @@ from bough.executor.gpu.batch import GpuBatch
 from bough.executor.kvcache import LayerCache
 from bough.kernels.gpu.attention_decode import DecodeWorkspace, paged_decode_attention
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.attention_prefill_split import PrefillWorkspace
 from bough.kernels.gpu.rope import norm_rope_store
 
 
@@ -18,13 +19,15 @@ class GpuAttention:
     """See `AttentionBackend`; takes `GpuBatch` only.
 
     Args:
-        workspace: For the largest step.
+        workspace: For the decodes of the largest step.
+        prefill_workspace: For the chunks of every step that cuts contexts.
     """
 
     name = "triton"
 
-    def __init__(self, workspace: DecodeWorkspace) -> None:
+    def __init__(self, workspace: DecodeWorkspace, prefill_workspace: PrefillWorkspace) -> None:
         self._workspace = workspace
+        self._prefill_workspace = prefill_workspace
 
     def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """See `AttentionBackend`."""
@@ -80,5 +83,7 @@ class GpuAttention:
                 scale=spec.scale,
                 window=spec.window,
                 out=out,
+                workspace=self._prefill_workspace,
+                num_splits=batch.prefill_splits,
             )
         return out.view(queries.shape)

@@ -26,6 +26,8 @@ class GpuBatch(ForwardBatch):
     """Whether any line may be a chunk."""
     splits: DecodeSplits
     """How decode attention cuts contexts."""
+    prefill_splits: int = 1
+    """Parts that attention of chunks cuts a context into at most."""
     planned: PlannedPrefill | None = None
     """Serves the chunks of layers without a window."""
 
@@ -38,6 +40,7 @@ class GpuBatch(ForwardBatch):
         num_decode_lines: int,
         has_chunks: bool,
         splits: DecodeSplits,
+        prefill_splits: int = 1,
         planned: PlannedPrefill | None = None,
     ) -> GpuBatch:
         """The batch that reads a step's input.
@@ -48,6 +51,7 @@ class GpuBatch(ForwardBatch):
             num_decode_lines: lines at the beginning that may be decodes.
             has_chunks: whether any line may be a chunk.
             splits: for decode attention.
+            prefill_splits: for attention of chunks.
             planned: of the step's chunks, for a step that no graph holds.
         """
         return cls(
@@ -64,5 +68,6 @@ class GpuBatch(ForwardBatch):
             chunk_lens=step.chunk_lens,
             has_chunks=has_chunks,
             splits=splits,
+            prefill_splits=prefill_splits,
             planned=planned,
         )

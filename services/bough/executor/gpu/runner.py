@@ -26,7 +26,9 @@ from bough.executor.models.registry import build_model, check_supported
 from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
+from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
+from bough.kernels.gpu.attention_prefill_split import choose_prefill_config, choose_prefill_splits, prefill_workspace
 from bough.kernels.gpu.compiled import CompiledBlock, CompileError
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.gpu.rows import StepInput
@@ -163,6 +165,12 @@ class GpuRunner:
         """How decode attention cuts the contexts of so many lines."""
         return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
 
+    def prefill_splits(self, num_tokens: int) -> int:
+        """Parts that attention of chunks cuts a context into, for a step of so many tokens."""
+        shape = _attention_shape(self.model_config)
+        config = choose_prefill_config(shape, num_tokens, self.layout.dtype)
+        return choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self._num_sms)
+
     def plan_prefill(self, arrays: StepArrays) -> PlannedPrefill | None:
         """The plan of a step's chunks, where attention to them is planned on the host."""
         return None if self._prefill is None else self._prefill.plan(chunk_pages(arrays, self.page_size))
@@ -274,16 +282,21 @@ def _load_model(
     workspace = decode_workspace(
         max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, max(2, -(-most // max_rows)), device
     )
+    prefill = prefill_workspace(_attention_shape(model_config), max_rows, dtype, num_sms, device)
     pdl = torch.cuda.get_device_capability(device) >= (9, 0)
     with source as weights:
         build = BuildContext(
             weights=weights,
             kernels=GpuKernels(device, pdl=pdl),
-            attention=GpuAttention(workspace),
+            attention=GpuAttention(workspace, prefill),
             max_context=max_context_of(config, model_config),
             device=device,
         )
         return build_model(model_config, build)
+
+
+def _attention_shape(config: ModelConfig) -> AttentionShape:
+    return AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
 
 
 def _too_large(model_dir: Path, device: torch.device, what: str) -> str:
