@@ -3,6 +3,7 @@
 # bash, in any directory, before every command there:  . scripts/gpu/setup.sh
 #
 # The first time it installs .gpu/wheels into $GPU_SITE; later that takes no time, and the wheels need not be there.
+# FlashInfer's compiled modules, .gpu/flashinfer_aot.tar.xz, join it there whenever they are seen.
 # Pieces of a peer (.gpu/vllm/p0/part.00, ...) are kept under $GPU_PEERS whenever they are seen, so that they may come
 # one at a time, and are unpacked into $GPU_PEERS/vllm/site when the last one has come. A peer's site is never on our
 # own path: it goes to that peer's process alone.
@@ -10,6 +11,7 @@
 export GPU_SITE=${GPU_SITE:-${TMPDIR:-/tmp}/bough-site}
 export GPU_PEERS=${GPU_PEERS:-${TMPDIR:-/tmp}/bough-peers}
 export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export FLASHINFER_WORKSPACE_BASE=${FLASHINFER_WORKSPACE_BASE:-${TMPDIR:-/tmp}}
 
 _bough_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
@@ -34,6 +36,14 @@ PYTHON
     chmod +x "$GPU_SITE/bin/bough" && touch "$GPU_SITE/.complete"
 }
 
+_bough_flashinfer() {
+  local archive=$_bough_root/.gpu/flashinfer_aot.tar.xz modules=$GPU_SITE/flashinfer/data/aot
+  if [ -e "$archive" ] && [ -d "$GPU_SITE/flashinfer" ] && [ ! -e "$modules" ]; then
+    rm -rf "$modules.part" && mkdir "$modules.part" && xz -dc "$archive" | tar x -C "$modules.part" &&
+      mv "$modules.part" "$modules"
+  fi
+}
+
 _bough_peer() { # NAME
   local parts=$GPU_PEERS/$1/parts site=$GPU_PEERS/$1/site
   [ -e "$GPU_PEERS/$1/.complete" ] && return
@@ -47,6 +57,7 @@ _bough_peer() { # NAME
 }
 
 _bough_install || return
+_bough_flashinfer || return
 for _bough_folder in "$_bough_root"/.gpu/*/; do
   if compgen -G "$_bough_folder/p*/part.*" >/dev/null; then
     _bough_peer "$(basename "$_bough_folder")" || return
@@ -68,4 +79,4 @@ if [ -d "$GPU_PEERS/sglang/site" ]; then
   export CPATH LIBRARY_PATH=$GPU_PEERS/sglang/lib
 fi
 unset _bough_root _bough_folder
-unset -f _bough_install _bough_peer
+unset -f _bough_install _bough_flashinfer _bough_peer
