@@ -8,6 +8,9 @@ multiprocessor.
 A line whose context is cut into several parts leaves partial sums in a workspace; the program that arrives last, by a
 counter, adds them up. So there is one launch, and what a launch does follows from device memory alone: a CUDA graph
 that holds it can be replayed with other contexts.
+
+The step that makes a token's key and value can be part of it: the program of the context's last part norms, rotates and
+writes them, and takes the token into its sums from registers. Nobody else reads them in that launch.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from bough.kernels.gpu.attention_checks import (
     check_scalars,
     require,
 )
+from bough.kernels.gpu.attention_heads import HeadOperands, new_key_value, rotated_heads
 
 MAX_SPLITS = 128
 _PROGRAMS_PER_SM = 4
@@ -100,15 +104,12 @@ def _load_pages(pages_ptr, start, first_token, end, PAGE: tl.constexpr, BLOCK_N:
 
 @triton.jit
 def _attend_part(
-    queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
+    acc, total, top, queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
     KV_HEADS: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over the tokens [begin, end): sums of values, sums of weights and highest scores of the heads."""
+    """Go on with the softmax over the tokens [begin, end): sums of values, of weights, and highest scores."""
     dims = tl.arange(0, BLOCK_D)
-    top = tl.full([GROUP_ROWS], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([GROUP_ROWS], dtype=tl.float32)
-    acc = tl.zeros([GROUP_ROWS, BLOCK_D], dtype=tl.float32)
     at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
     page = _load_pages(pages_ptr, begin, first_token, end, PAGE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
@@ -127,7 +128,7 @@ def _attend_part(
         keys = tl.load(keys_ptr + slots, mask=readable, other=0.0)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * score_scale
         scores = tl.where(visible[None, :], scores, float("-inf"))
-        # Every block holds a visible token, so the maximum is finite.
+        # Every block holds a visible token, or the sums hold one already: the maximum is finite.
         new_top = tl.maximum(top, tl.max(scores, 1))
         shrink = tl.exp2(top - new_top)
         weights = tl.exp2(scores - new_top[:, None])
@@ -161,12 +162,13 @@ def _leave_part(
 @triton.jit
 def _decode_kernel(
     out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, context_lens_ptr,
-    partial_ptr, stats_ptr, counters_ptr, max_pages, score_scale,
+    partial_ptr, stats_ptr, counters_ptr, max_pages, score_scale, rotary_ptr, query_norm_ptr, key_norm_ptr, eps,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, GROUP_ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
     NUM_SPLITS: tl.constexpr, SPLITS_POW2: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, CHUNK: tl.constexpr,
-    PDL: tl.constexpr,
+    PDL: tl.constexpr, PROJECTED: tl.constexpr, NORM_QUERY: tl.constexpr, NORM_KEY: tl.constexpr,
 ):  # fmt: skip
+    """PROJECTED: queries_ptr has all projected heads of a token, and its key and value are not in the cache yet."""
     kv_head = tl.program_id(0)
     line = tl.program_id(1)
     split = tl.program_id(2)
@@ -195,13 +197,35 @@ def _decode_kernel(
     real = (heads[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
     at = heads[:, None] * HEAD_DIM + dims[None, :]
     pair = (line * KV_HEADS + kv_head).to(tl.int64)
-    queries = tl.load(queries_ptr + pair * (GROUP * HEAD_DIM) + at, mask=real, other=0.0)
-
     pages_ptr = page_table_ptr + row.to(tl.int64) * max_pages
     keys_ptr += kv_head * (PAGE * HEAD_DIM)
     values_ptr += kv_head * (PAGE * HEAD_DIM)
+    top = tl.full([GROUP_ROWS], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([GROUP_ROWS], dtype=tl.float32)
+    acc = tl.zeros([GROUP_ROWS, BLOCK_D], dtype=tl.float32)
+    if PROJECTED:
+        HEADS: tl.constexpr = KV_HEADS * GROUP
+        last = context - 1
+        token_ptr = queries_ptr + line.to(tl.int64) * ((HEADS + 2 * KV_HEADS) * HEAD_DIM)
+        queries = rotated_heads(
+            token_ptr + kv_head * (GROUP * HEAD_DIM), rotary_ptr, query_norm_ptr, last, eps,
+            GROUP, GROUP_POW2, GROUP_ROWS, HEAD_DIM, BLOCK_D, NORM_QUERY,
+        )  # fmt: skip
+        if split == used - 1:
+            page = tl.load(pages_ptr + last // PAGE).to(tl.int64)
+            key, value = new_key_value(
+                token_ptr, rotary_ptr, key_norm_ptr, keys_ptr, values_ptr,
+                page * (KV_HEADS * PAGE * HEAD_DIM) + last % PAGE * HEAD_DIM, last, kv_head, eps,
+                HEADS, KV_HEADS, HEAD_DIM, BLOCK_D, NORM_KEY,
+            )  # fmt: skip
+            top = tl.sum(queries.to(tl.float32) * key.to(tl.float32), 1) * score_scale
+            total += 1.0
+            acc += value.to(tl.float32)
+            end = last
+    else:
+        queries = tl.load(queries_ptr + pair * (GROUP * HEAD_DIM) + at, mask=real, other=0.0)
     acc, total, top = _attend_part(
-        queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
+        acc, total, top, queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
         KV_HEADS, GROUP_ROWS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW,
     )  # fmt: skip
 
@@ -328,29 +352,81 @@ def paged_decode_attention(
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
+    options = _Options(scale, window, DecodeSplits(num_splits, min_split_tokens), pdl)
     shape = check_cache(queries, keys, values, out)
-    num_lines = queries.shape[0]
-    device = queries.device
-    check_index("page_table", page_table, (None, None), device)
-    check_index("rows", rows, (num_lines,), device)
-    check_index("context_lens", context_lens, (num_lines,), device)
-    check_scalars(scale, window)
-    require(min_split_tokens >= 1, f"min_split_tokens must be at least 1, not {min_split_tokens}")
-    _check_workspace(workspace, shape, num_lines, num_splits, device)
-    if num_lines > 0:
-        options = _Options(scale, window or 0, num_splits, min_split_tokens, pdl)
-        config = config or decode_config(shape.head_dim, queries.dtype)
-        _launch((out, queries, keys, values, page_table, rows, context_lens), workspace, shape, options, config)
+    _start((out, queries, keys, values, page_table, rows, context_lens), shape, options, workspace, config)
+    return out
+
+
+def projected_decode_attention(
+    projected: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, context_lens: Tensor, *,
+    heads: HeadOperands, scale: float, window: int | None, out: Tensor, workspace: DecodeWorkspace, num_splits: int,
+    min_split_tokens: int = 64, pdl: bool = False, config: DecodeConfig | None = None,
+) -> Tensor:  # fmt: skip
+    """`norm_rope_store` and `paged_decode_attention` of one token a line in one launch.
+
+    Args:
+        projected: [B, (H + 2 * KV) * D], contiguous: queries, keys and values of the lines' newest tokens.
+        keys: as for `paged_decode_attention`; each line's newest key is written to its place.
+        values: like keys.
+        page_table: as for `paged_decode_attention`.
+        rows: likewise.
+        context_lens: likewise, the newest token included, whose position is one less.
+        heads: norms and rotation.
+        scale: as for `paged_decode_attention`.
+        window: likewise.
+        out: [B, H, D].
+        workspace: as for `paged_decode_attention`.
+        num_splits: likewise.
+        min_split_tokens: likewise.
+        pdl: likewise.
+        config: likewise.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    require(out.dim() == 3, f"out must be [tokens, heads, head_dim], not {list(out.shape)}")
+    num_lines, num_heads, head_dim = out.shape
+    options = _Options(scale, window, DecodeSplits(num_splits, min_split_tokens), pdl, heads)
+    shape = check_cache(out, keys, values, out)
+    width = (num_heads + 2 * shape.num_kv_heads) * head_dim
+    require(projected.shape == (num_lines, width), f"projected must be [{num_lines}, {width}]")
+    require(projected.dtype == out.dtype and projected.is_contiguous(), "projected must be contiguous, in out's dtype")
+    heads.check(head_dim, out.dtype)
+    _start((out, projected, keys, values, page_table, rows, context_lens), shape, options, workspace, config)
     return out
 
 
 @dataclass(frozen=True)
 class _Options:
     scale: float
-    window: int
-    num_splits: int
-    min_split_tokens: int
+    window: int | None
+    splits: DecodeSplits
     pdl: bool
+    heads: HeadOperands | None = None
+
+
+def _start(
+    tensors: tuple[Tensor, ...],
+    shape: AttentionShape,
+    options: _Options,
+    workspace: DecodeWorkspace,
+    config: DecodeConfig | None,
+) -> None:
+    """Check what both kinds of launches have, and launch; see `_launch`."""
+    out, page_table, rows, context_lens = tensors[0], *tensors[4:]
+    num_lines, device, splits = out.shape[0], out.device, options.splits
+    check_index("page_table", page_table, (None, None), device)
+    check_index("rows", rows, (num_lines,), device)
+    check_index("context_lens", context_lens, (num_lines,), device)
+    check_scalars(options.scale, options.window)
+    require(splits.min_tokens >= 1, f"min_split_tokens must be at least 1, not {splits.min_tokens}")
+    _check_workspace(workspace, shape, num_lines, splits.num_splits, device)
+    if num_lines > 0:
+        _launch(tensors, workspace, shape, options, config or decode_config(shape.head_dim, out.dtype))
 
 
 def _launch(
@@ -360,20 +436,25 @@ def _launch(
     options: _Options,
     config: DecodeConfig,
 ) -> None:
-    """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, context_lens."""
-    num_lines, max_pages = tensors[1].shape[0], tensors[4].shape[1]
+    """Start the kernel on `tensors`: out, queries or projected heads, keys, values, page_table, rows, context_lens."""
+    num_lines, max_pages = tensors[0].shape[0], tensors[4].shape[1]
+    num_splits, heads, unused = options.splits.num_splits, options.heads, tensors[0]
     block_d = triton.next_power_of_2(shape.head_dim)
     group_pow2 = triton.next_power_of_2(shape.group)
-    splits_pow2 = triton.next_power_of_2(options.num_splits)
+    splits_pow2 = triton.next_power_of_2(num_splits)
     # 64 float32 a thread of parts that are added up at once.
     chunk = max(1, min(splits_pow2, 64 * 32 * config.num_warps // (group_pow2 * block_d)))
-    _decode_kernel[(shape.num_kv_heads, num_lines, options.num_splits)](
+    _decode_kernel[(shape.num_kv_heads, num_lines, num_splits)](
         *tensors,
         workspace.partials,
         workspace.stats,
         workspace.counters,
         max_pages,
         options.scale * LOG2_E,
+        unused if heads is None else heads.rotary,
+        unused if heads is None or heads.query_norm is None else heads.query_norm,
+        unused if heads is None or heads.key_norm is None else heads.key_norm,
+        0.0 if heads is None else heads.eps,
         KV_HEADS=shape.num_kv_heads,
         GROUP=shape.group,
         GROUP_POW2=group_pow2,
@@ -382,12 +463,15 @@ def _launch(
         BLOCK_D=block_d,
         PAGE=PAGE_SIZE,
         BLOCK_N=config.block_n,
-        WINDOW=options.window,
-        NUM_SPLITS=options.num_splits,
+        WINDOW=options.window or 0,
+        NUM_SPLITS=num_splits,
         SPLITS_POW2=splits_pow2,
-        MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
+        MIN_SPLIT_BLOCKS=triton.cdiv(options.splits.min_tokens, config.block_n),
         CHUNK=chunk,
         PDL=options.pdl,
+        PROJECTED=heads is not None,
+        NORM_QUERY=heads is not None and heads.query_norm is not None,
+        NORM_KEY=heads is not None and heads.key_norm is not None,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **({"launch_pdl": True} if options.pdl else {}),

@@ -9,7 +9,8 @@ from bough.executor.attention.base import AttentionSpec
 from bough.executor.batch import ForwardBatch
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.kvcache import LayerCache
-from bough.kernels.gpu.attention_decode import DecodeWorkspace, paged_decode_attention
+from bough.kernels.gpu.attention_decode import DecodeWorkspace, paged_decode_attention, projected_decode_attention
+from bough.kernels.gpu.attention_heads import HeadOperands
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.attention_prefill_split import PrefillWorkspace
 from bough.kernels.gpu.rope import norm_rope_store
@@ -30,8 +31,30 @@ class GpuAttention:
         self._prefill_workspace = prefill_workspace
 
     def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
-        """See `AttentionBackend`."""
+        """See `AttentionBackend`; a step of decodes alone in one launch."""
+        assert isinstance(batch, GpuBatch)
+        if not batch.has_chunks:
+            return self._attend_projected(qkv, spec, cache, batch)
         return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
+
+    def _attend_projected(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: GpuBatch) -> Tensor:
+        out = torch.empty((qkv.shape[0], spec.num_heads, spec.head_dim), dtype=qkv.dtype, device=qkv.device)
+        projected_decode_attention(
+            qkv,
+            cache.keys,
+            cache.values,
+            batch.page_table,
+            batch.rows,
+            batch.decode_lens,
+            heads=HeadOperands(spec.rotary, spec.query_norm, spec.key_norm, spec.norm_eps),
+            scale=spec.scale,
+            window=spec.window,
+            out=out,
+            workspace=self._workspace,
+            num_splits=batch.splits.num_splits,
+            min_split_tokens=batch.splits.min_tokens,
+        )
+        return out.view(qkv.shape[0], -1)
 
     def _store(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """Norm, rotate, write keys and values; return the queries."""
@@ -48,9 +71,8 @@ class GpuAttention:
             spec.num_heads,
         )
 
-    def _attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
+    def _attend(self, queries: Tensor, spec: AttentionSpec, cache: LayerCache, batch: GpuBatch) -> Tensor:
         """Decode lines and chunks, each by their own kernel; chunks by the step's plan where it has one."""
-        assert isinstance(batch, GpuBatch)
         heads = queries.view(-1, spec.num_heads, spec.head_dim)
         out = torch.empty_like(heads)
         lines = batch.num_decode_rows
