@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from bough.kernels.gpu.norm import add_rms_norm, rms_norm
+from bough.kernels.gpu.norm import NormConfig, add_rms_norm, magnitudes, rms_norm
 from bough.kernels.interface import Norm
 from bough.kernels.reference import TorchKernels
 
@@ -63,6 +65,51 @@ def test_outputs_are_overwritten_and_neighbours_are_not(device: torch.device) ->
     assert poisoned[0].isnan().all() and poisoned[3].isnan().all()
     in_place = x.clone()
     assert torch.equal(rms_norm(in_place, weight, EPS, out=in_place), rms_norm(x, weight, EPS))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _magnitudes_kernel(x_ptr, out_ptr, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]  # as kernels are
+    at = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
+    tl.store(out_ptr + at, magnitudes(tl.load(x_ptr + at)))
+
+
+def test_magnitudes_of_all_bfloat16_values_are_exact_where_a_norm_can_tell(device: torch.device) -> None:
+    x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16, device=device).view(torch.bfloat16)
+    found = torch.empty(x.shape, dtype=torch.float64, device=device)
+    _magnitudes_kernel[(64,)](x, found, COUNT=1024)
+    wide = x.double().abs()
+    smallest = torch.finfo(torch.bfloat16).smallest_normal
+    normal = wide.isfinite() & (wide >= smallest)
+    assert normal.sum() == 2 * 254 * 128
+    assert torch.equal(found[normal], wide[normal])
+    assert (found[wide < smallest] < smallest).all()
+    assert (found[~wide.isfinite()] >= 2.0**128).all()
+
+
+# the interpreter computes with numpy, which warns of what is asked for here
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_of_zeros_are_zero_and_those_with_infinity_or_nan_are_not_finite(
+    device: torch.device, dtype: torch.dtype
+) -> None:
+    x, weight = torch.zeros(4, 64, device=device, dtype=dtype), torch.ones(64, device=device, dtype=dtype)
+    x[1, 5], x[2, 6], x[3, 7] = float("inf"), float("nan"), 2.0
+    out = rms_norm(x, weight, EPS)
+    assert torch.equal(out[0], torch.zeros_like(out[0]))
+    assert out[1, 5].isnan() and out[2, 6].isnan()
+    assert float(out[3, 7]) == pytest.approx(8.0, rel=1e-2) and (out[3, :7] == 0).all()
+
+
+@pytest.mark.parametrize("width", [100, 1024])
+@pytest.mark.parametrize("config", [NormConfig(1, 1), NormConfig(2, 4), NormConfig(4, 2)])
+def test_bits_do_not_depend_on_how_the_work_is_cut(device: torch.device, width: int, config: NormConfig) -> None:
+    x, delta = random(7, width, device=device, seed=1), random(7, width, device=device, seed=2)
+    weight = random(width, device=device, seed=3)
+    assert torch.equal(rms_norm(x, weight, EPS, config=config), rms_norm(x, weight, EPS))
+    residual, other = x.clone(), x.clone()
+    expected = add_rms_norm(residual, delta, weight, EPS)
+    assert torch.equal(add_rms_norm(other, delta, weight, EPS, config=config), expected)
+    assert torch.equal(residual, other)
 
 
 def test_no_rows_are_no_error(device: torch.device) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bough.kernels.gpu.rope import PAGE_SIZE, norm_rope_store
+from bough.kernels.gpu.rope import PAGE_SIZE, RopeConfig, norm_rope_store
 from bough.kernels.interface import Norm
 from bough.kernels.reference import TorchKernels
 
@@ -67,6 +67,22 @@ def test_one_launch_equals_norm_rotate_and_write(
     torch.testing.assert_close(keys, expected_keys, rtol=2 * EPSILON, atol=4 * EPSILON)
     assert (queries.view(q.shape) != q).float().mean() < 5e-3
     assert torch.equal(values, expected_values)
+
+
+@pytest.mark.parametrize("config", [RopeConfig(2, 2), RopeConfig(16, 4)])
+def test_bits_do_not_depend_on_how_the_work_is_cut(device: torch.device, config: RopeConfig) -> None:
+    heads, kv_heads, dim, num_tokens = 5, 2, 64, 4
+    qkv, norm = (
+        random(num_tokens, (heads + 2 * kv_heads) * dim, device=device, seed=1),
+        random(dim, device=device, seed=2),
+    )
+    at, rotary = torch.arange(num_tokens, device=device), angles(num_tokens, dim, device)
+    results = []
+    for cut in (None, config):
+        cache = torch.zeros(2, 1, kv_heads, PAGE_SIZE, dim, device=device, dtype=HALF)
+        queries = norm_rope_store(qkv, at, at, rotary, norm, norm, EPS, cache[0], cache[1], heads, config=cut)
+        results.append((queries, cache))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
 def test_only_padding_leaves_the_cache_and_what_lies_before_it_alone(device: torch.device) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bough.kernels.gpu.activation import silu_product
 from bough.kernels.gpu.linear_operands import Operands, weight_rows
-from bough.kernels.gpu.norm import inverse_rms, pdl_options, require, scale_rounded
+from bough.kernels.gpu.norm import inverse_rms, magnitudes, pdl_options, require, scale_rounded
 
 MAX_ROWS = 64
 _LINE = 64  # values of a cache line
@@ -80,7 +80,7 @@ def _inverses(x_ptr, row, rows, eps, K: tl.constexpr, BLOCK_M: tl.constexpr):
     for start in tl.range(0, K, CHUNK, num_stages=1):
         column = start + tl.arange(0, CHUNK)[None, :]
         mask = (row < rows)[:, None] & (column < K)
-        wide = tl.load(x_ptr + row[:, None] * K + column, mask=mask, other=0.0).to(tl.float64)
+        wide = magnitudes(tl.load(x_ptr + row[:, None] * K + column, mask=mask, other=0.0))
         squares += tl.sum(wide * wide, axis=1)
     return inverse_rms(squares, eps, K)
 

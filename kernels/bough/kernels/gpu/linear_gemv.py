@@ -21,7 +21,7 @@ import triton.language as tl
 
 from bough.kernels.gpu.activation import silu_product
 from bough.kernels.gpu.linear_operands import Operands, weight_rows
-from bough.kernels.gpu.norm import inverse_rms, pdl_options, scale_rounded
+from bough.kernels.gpu.norm import inverse_rms, magnitudes, pdl_options, scale_rounded
 
 MAX_ROWS = 4
 
@@ -63,9 +63,9 @@ def _load_chunk(
 
 @triton.jit
 def _load_row(x_ptr, row, chunk, K: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Values [1, BLOCK_K] of one row in float32; zero outside."""
+    """Values [1, BLOCK_K] of one row; zero outside."""
     columns = chunk * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-    return tl.load(x_ptr + row * K + columns, mask=columns < K, other=0.0).to(tl.float32)
+    return tl.load(x_ptr + row * K + columns, mask=columns < K, other=0.0)
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def _inverse(x_ptr, row, eps, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """1 / RMS of a row [1, 1]."""
     squares = tl.zeros((1, BLOCK_K), tl.float64)
     for chunk in tl.static_range((K + BLOCK_K - 1) // BLOCK_K):
-        wide = _load_row(x_ptr, row, chunk, K, BLOCK_K).to(tl.float64)
+        wide = magnitudes(_load_row(x_ptr, row, chunk, K, BLOCK_K))
         squares += wide * wide
     return inverse_rms(tl.sum(squares, axis=1, keep_dims=True), eps, K)
 
@@ -85,7 +85,7 @@ def _inputs(
     """The rows' values [1, BLOCK_K] in a chunk, as a tuple; normed if asked for."""
     values = ()
     for row in tl.static_range(ROWS):
-        x = _load_row(x_ptr, row, chunk, K, BLOCK_K)
+        x = _load_row(x_ptr, row, chunk, K, BLOCK_K).to(tl.float32)
         if NORM:
             x = scale_rounded(x, inverses[row], norm, x_ptr.dtype.element_ty)
         values += (x,)
@@ -134,7 +134,7 @@ def _gemv_kernel(
     STEPS: tl.constexpr = (TILES + PROGRAMS - 1) // PROGRAMS * CHUNKS  # tiles beyond the last are masked
     first_tile = tl.program_id(0)
     coming = _load_chunk(weight_ptr, first_tile, 0, OUT, K, BLOCK_N, BLOCK_K, GATED)
-    norm = _load_row(norm_ptr, 0, 0, K, BLOCK_K) if NORM else 0.0
+    norm = _load_row(norm_ptr, 0, 0, K, BLOCK_K).to(tl.float32) if NORM else 0.0
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
@@ -161,7 +161,7 @@ def _gemv_kernel(
             next_tile = tl.where(step + 1 < STEPS, first_tile + (step + 1) // CHUNKS * PROGRAMS, TILES)
             coming = _load_chunk(weight_ptr, next_tile, (step + 1) % CHUNKS, OUT, K, BLOCK_N, BLOCK_K, GATED)
         if CHUNKS > 1:
-            norm = _load_row(norm_ptr, 0, chunk, K, BLOCK_K) if NORM else 0.0
+            norm = _load_row(norm_ptr, 0, chunk, K, BLOCK_K).to(tl.float32) if NORM else 0.0
             inputs = _inputs(x_ptr, norm, inverses, chunk, K, BLOCK_K, ROWS, NORM)
         added = ()
         for row in tl.static_range(ROWS):

@@ -3,9 +3,14 @@
 The sum of squares is kept in float64. Squares of bfloat16 values are exact there, and so is their sum as long as the
 values that matter lie within some 2^14 of one another: it does not depend on the order of summation, and every kernel
 that norms a row (`bough.kernels.gpu.linear_gemv`, `linear_dot`) gets the same bits as this one.
+
+A multiprocessor converts to float64 at a quarter of the rate at which it multiplies there, and the compiler puts one
+conversion after another; `magnitudes` makes float64 values of bfloat16 ones by moving their bits instead.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,6 +28,24 @@ def require(condition: bool, rule: str) -> None:
 
 
 @triton.jit
+def magnitudes(x):
+    """|x| in float64; of bfloat16 without a conversion.
+
+    The bits of a bfloat16 value are moved to where float64 has exponent and fraction, and the exponent's bias is made
+    up for. What lies below the normal numbers, zero included, comes out as 2^-127 to 2^-126, whose square is nothing
+    beside `eps` or any other; infinity and NaN come out above 2^127, whose square has no finite float32, so that
+    `inverse_rms` is zero and their products are NaN.
+    """
+    if x.dtype == tl.bfloat16:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint64)
+        # 45 bits more of fraction; 1023 - 127
+        wide = (((bits & 0x7FFF) << 45) + (896 << 52)).to(tl.float64, bitcast=True)
+    else:
+        wide = tl.abs(x.to(tl.float64))
+    return wide
+
+
+@triton.jit
 def inverse_rms(sum_of_squares, eps, WIDTH: tl.constexpr):
     """1 / sqrt(mean + eps) in float32, of a float64 sum of squares over WIDTH values."""
     return tl.rsqrt((sum_of_squares * (1.0 / WIDTH)).to(tl.float32) + eps)
@@ -35,38 +58,63 @@ def scale_rounded(x, inverse, weight, dtype: tl.constexpr):
     return (weight * normed).to(dtype).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms_norm_kernel(
     x_ptr,
     delta_ptr,
     weight_ptr,
     out_ptr,
+    rows,
     eps,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     ADD: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
+    """A program norms ROWS rows, [ROWS, BLOCK]."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, BLOCK)[None, :]
     inside = columns < WIDTH
     dtype = out_ptr.dtype.element_ty
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     if PDL:  # the weight belongs to nobody before us; all else may still be being written
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    at = row * WIDTH + columns
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if ROWS > 1:
+        inside = inside & (row < rows)
+    at = row.to(tl.int64) * WIDTH + columns
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
     if ADD:
-        x += tl.load(delta_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        x = x.to(dtype).to(tl.float32)
-        tl.store(x_ptr + at, x.to(dtype), mask=inside)
-    wide = x.to(tl.float64)
-    inverse = inverse_rms(tl.sum(wide * wide, axis=0), eps, WIDTH)
-    tl.store(out_ptr + at, scale_rounded(x, inverse, weight, dtype).to(dtype), mask=inside)
+        x = (x.to(tl.float32) + tl.load(delta_ptr + at, mask=inside, other=0.0).to(tl.float32)).to(dtype)
+        tl.store(x_ptr + at, x, mask=inside)
+    wide = magnitudes(x)
+    inverse = inverse_rms(tl.sum(wide * wide, axis=1, keep_dims=True), eps, WIDTH)
+    tl.store(out_ptr + at, scale_rounded(x.to(tl.float32), inverse, weight, dtype).to(dtype), mask=inside)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None, *, pdl: bool = False) -> Tensor:
+class NormConfig(NamedTuple):
+    """How the work is cut; it changes no bit of the result."""
+
+    rows: int
+    """Rows of a program; a power of two."""
+    num_warps: int
+
+
+def default_config(width: int) -> NormConfig:
+    """Two 16-byte loads of bfloat16 a thread."""
+    return NormConfig(1, min(max(triton.next_power_of_2(width) // 512, 1), 16))
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor | None = None,
+    *,
+    config: NormConfig | None = None,
+    pdl: bool = False,
+) -> Tensor:
     """Norm each row: `weight * (x / sqrt(mean(x^2) + eps))`, float32 inside, rounded where transformers rounds.
 
     Args:
@@ -74,6 +122,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None, *
         weight: [D], dtype of x.
         eps: added to the mean of squares.
         out: [T, D] to write to, which may be `x`; a new tensor if None.
+        config: how to cut the work; the default for the width if None.
         pdl: launch as a programmatic dependent of the kernel before it in the stream.
 
     Raises:
@@ -81,12 +130,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None, *
     """
     _check(x, weight, out)
     out = torch.empty_like(x) if out is None else out
-    _launch(x, x, weight, out, eps, add=False, pdl=pdl)
+    _launch(x, x, weight, out, eps, config, add=False, pdl=pdl)
     return out
 
 
 def add_rms_norm(
-    residual: Tensor, delta: Tensor, weight: Tensor, eps: float, out: Tensor | None = None, *, pdl: bool = False
+    residual: Tensor,
+    delta: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor | None = None,
+    *,
+    config: NormConfig | None = None,
+    pdl: bool = False,
 ) -> Tensor:
     """Add `delta` [T, D] into `residual` [T, D] in place, and return the norm of the sum; see `rms_norm`.
 
@@ -99,7 +155,7 @@ def add_rms_norm(
     require(delta.shape == residual.shape and delta.dtype == residual.dtype, "delta must be like residual")
     require(delta.is_contiguous(), "delta must be contiguous")
     out = torch.empty_like(residual) if out is None else out
-    _launch(residual, delta, weight, out, eps, add=True, pdl=pdl)
+    _launch(residual, delta, weight, out, eps, config, add=True, pdl=pdl)
     return out
 
 
@@ -113,22 +169,34 @@ def _check(x: Tensor, weight: Tensor, out: Tensor | None) -> None:
         require(out.shape == x.shape and out.dtype == x.dtype and out.is_contiguous(), "out must be like x")
 
 
-def _launch(x: Tensor, delta: Tensor, weight: Tensor, out: Tensor, eps: float, *, add: bool, pdl: bool) -> None:
+def _launch(
+    x: Tensor,
+    delta: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    eps: float,
+    config: NormConfig | None,
+    *,
+    add: bool,
+    pdl: bool,
+) -> None:
     rows, width = x.shape
     if rows == 0:
         return
-    block = triton.next_power_of_2(width)
-    _rms_norm_kernel[(rows,)](
+    config = config or default_config(width)
+    _rms_norm_kernel[(triton.cdiv(rows, config.rows),)](
         x,
         delta,
         weight,
         out,
+        rows,
         eps,
         WIDTH=width,
-        BLOCK=block,
+        BLOCK=triton.next_power_of_2(width),
+        ROWS=config.rows,
         ADD=add,
         PDL=pdl,
-        num_warps=min(max(block // 512, 1), 16),  # two 16-byte loads of bfloat16 a thread
+        num_warps=config.num_warps,
         **pdl_options(pdl),
     )
 

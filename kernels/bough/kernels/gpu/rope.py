@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bough.kernels.gpu.norm import inverse_rms, pdl_options, require, scale_rounded
+from bough.kernels.gpu.norm import inverse_rms, magnitudes, pdl_options, require, scale_rounded
 
 PAGE_SIZE = 16
-_HEADS_PER_PROGRAM = 4
+
+
+class RopeConfig(NamedTuple):
+    """How the work is cut; it changes no bit of the result."""
+
+    heads: int
+    """Of a program; a power of two."""
+    num_warps: int
+
+
+def default_config(num_tokens: int, dim: int) -> RopeConfig:
+    """Few tokens: many programs of one warp. Many: fewer, to save on the reading of positions and angles.
+
+    With fewer than two threads to a column the compiler gives angles and weights threads of their own, and passes
+    what it read of the heads, and their sums, through shared memory to join them.
+    """
+    if num_tokens <= 16:
+        return RopeConfig(1, 1)
+    return RopeConfig(16, max(triton.next_power_of_2(dim // 2) // 16, 4))
 
 
 @triton.jit
@@ -50,11 +70,12 @@ def _norm_rope_store_kernel(
     position = tl.load(positions_ptr + token)
     slot = tl.load(slots_ptr + token)
     source = qkv_ptr + token * ((HEADS + 2 * KV_HEADS) * DIM) + head * DIM + column
-    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    first = tl.load(source, mask=inside, other=0.0)
+    second = tl.load(source + HALF, mask=inside, other=0.0)
 
     # without a norm and for values: what was read goes on
-    wide_first, wide_second = first.to(tl.float64), second.to(tl.float64)
+    wide_first, wide_second = magnitudes(first), magnitudes(second)
+    first, second = first.to(tl.float32), second.to(tl.float32)
     squares = tl.sum(wide_first * wide_first + wide_second * wide_second, axis=1, keep_dims=True)
     inverse = inverse_rms(squares, eps, DIM)
     if NORM_QUERY:
@@ -100,6 +121,7 @@ def norm_rope_store(
     num_heads: int,
     *,
     out: Tensor | None = None,
+    config: RopeConfig | None = None,
     pdl: bool = False,
 ) -> Tensor:
     """Norm the heads (Qwen3), rotate queries and keys, write keys and values to their pages; return the queries.
@@ -117,6 +139,7 @@ def norm_rope_store(
         values: [pages, KV, 16, D], dtype of qkv.
         num_heads: H.
         out: [T, H * D] to write the queries to; a new tensor if None.
+        config: how to cut the work; the default for the shape if None.
         pdl: launch as a programmatic dependent of the kernel before it in the stream.
 
     Raises:
@@ -143,9 +166,8 @@ def norm_rope_store(
     require(out.is_contiguous(), "out must be contiguous")
     if num_tokens == 0:
         return out
-    # few tokens: more programs of one warp; many: fewer, to save on the reading of positions and angles
-    group = 1 if num_tokens <= 16 else _HEADS_PER_PROGRAM
-    _norm_rope_store_kernel[(num_tokens, triton.cdiv(all_heads, group))](
+    config = config or default_config(num_tokens, dim)
+    _norm_rope_store_kernel[(num_tokens, triton.cdiv(all_heads, config.heads))](
         qkv,
         positions,
         slots,
@@ -160,12 +182,12 @@ def norm_rope_store(
         KV_HEADS=kv_heads,
         DIM=dim,
         HALF_BLOCK=triton.next_power_of_2(dim // 2),
-        GROUP=group,
+        GROUP=config.heads,
         PAGE=PAGE_SIZE,
         NORM_QUERY=query_norm is not None,
         NORM_KEY=key_norm is not None,
         PDL=pdl,
-        num_warps=1,
+        num_warps=config.num_warps,
         **pdl_options(pdl),
     )
     return out
