@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bough.executor.chunk_budget import LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
+from bough.executor.step import ComposerLimits
 
 
 def budget(*, num_decodes: int = 64, num_prompts: int = 1, share: int | None = 256, cost: float = 0.0) -> ChunkBudget:
-    return ChunkBudget.of_step(
-        token_budget=8192, share=share, num_decodes=num_decodes, num_prompts=num_prompts, context_cost=cost
+    limits = ComposerLimits(
+        max_rows=256, token_budget=8192, max_context=1 << 20, mixed_token_budget=share, context_cost=cost
     )
+    return ChunkBudget.of_step(limits, num_decodes=num_decodes, num_prompts=num_prompts)
 
 
 def test_prompts_have_the_whole_step_where_nobody_decodes_or_no_share_is_set() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from bough.executor.step import ComposerLimits
+
 PROMPTS_PER_SHARE = 8
 """Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
 
@@ -33,22 +35,19 @@ class ChunkBudget:
         self._is_fresh = True
 
     @classmethod
-    def of_step(
-        cls, *, token_budget: int, share: int | None, num_decodes: int, num_prompts: int, context_cost: float
-    ) -> ChunkBudget:
+    def of_step(cls, limits: ComposerLimits, *, num_decodes: int, num_prompts: int) -> ChunkBudget:
         """The budget of a step before any chunk has joined it.
 
         Args:
-            token_budget: tokens of a step at most.
-            share: tokens without context that may join decodes; None for as many as fit.
+            limits: of all steps.
             num_decodes: rows that decode in the step.
             num_prompts: prompts that are being computed, or could be.
-            context_cost: see the class.
         """
-        num_tokens = token_budget - num_decodes
+        num_tokens, share = limits.token_budget - num_decodes, limits.mixed_token_budget
         if share is None or not num_decodes:
             return cls(num_tokens)
-        return cls(num_tokens, cost=share * max(1.0, num_prompts / PROMPTS_PER_SHARE), context_cost=context_cost)
+        cost = share * max(1.0, num_prompts / PROMPTS_PER_SHARE)
+        return cls(num_tokens, cost=cost, context_cost=limits.context_cost)
 
     @property
     def is_spent(self) -> bool:

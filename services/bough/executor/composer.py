@@ -215,8 +215,7 @@ class StepComposer:
         unsure = {copy.dst for copy in plan.copies}
         ended = []
         for sequence in _sequences_of(plan):
-            is_unsure = not unsure.isdisjoint(sequence.pages)
-            if is_unsure:
+            if is_unsure := not unsure.isdisjoint(sequence.pages):
                 sequence.num_computed = sequence.num_published * self._page_size
             is_offender = not plan.chunks or sequence.status is SequenceStatus.PREFILLING
             if is_unsure or is_offender or sequence in self._ending:
@@ -261,13 +260,8 @@ class StepComposer:
     def _chunk_budget(self) -> ChunkBudget:
         # Who waits for pages to be given back could start nothing, whatever the budget.
         startable = self.num_waiting if self._may_admit and self.table.can_allocate() else 0
-        return ChunkBudget.of_step(
-            token_budget=self.limits.token_budget,
-            share=self.limits.mixed_token_budget,
-            num_decodes=len(self._running.decoding),
-            num_prompts=len(self._running.prefilling) + startable,
-            context_cost=self.limits.context_cost,
-        )
+        num_decodes, num_prompts = len(self._running.decoding), len(self._running.prefilling) + startable
+        return ChunkBudget.of_step(self.limits, num_decodes=num_decodes, num_prompts=num_prompts)
 
     def _add_chunk(self, sequence: Sequence, plan: StepPlan, budget: ChunkBudget) -> None:
         """Schedules as much of a prefill as the budget allows."""
@@ -277,10 +271,9 @@ class StepComposer:
             # Chunks that end with a page leave no page half published to those who wait for it.
             excess = (sequence.num_computed + num_tokens) % self._page_size
             num_tokens -= excess if excess < num_tokens else 0
-        plan.chunks.append(
-            RowWork(sequence=sequence, start=sequence.num_computed, num_tokens=num_tokens, samples=is_last)
-        )
-        budget.spend(num_tokens, sequence.num_computed)
+        start = sequence.num_computed
+        plan.chunks.append(RowWork(sequence=sequence, start=start, num_tokens=num_tokens, samples=is_last))
+        budget.spend(num_tokens, start)
 
     def _grow_decodes(self, plan: StepPlan) -> None:
         """Gives a page to each decode whose next token begins one."""
@@ -464,8 +457,8 @@ class StepComposer:
         self._end(sequence)
 
     def _too_small(self, num_pages: int) -> str:
-        num_tokens = self._pool.num_pages * self._page_size
-        return f"{num_pages} KV pages are needed, the whole pool has {self._pool.num_pages} ({num_tokens} tokens)"
+        whole = self._pool.num_pages
+        return f"{num_pages} KV pages are needed, the whole pool has {whole} ({whole * self._page_size} tokens)"
 
     def _end(self, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.WAITING:
