@@ -116,6 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--load-format", default="auto")
     parser.add_argument("--beside", type=int, metavar="TOKENS")
     parser.add_argument("--mixed-token-budget", type=int)
+    parser.add_argument("--max-rows", type=int, help="fewer have fewer graphs, and so less to compile")
+    parser.add_argument("--token-budget", type=int)
     parser.add_argument("--compile", default="off", help="the setting of this name; prints how long it takes")
     parser.add_argument("--trace", type=Path)
     options = parser.parse_args(arguments)
@@ -124,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
         model=options.model_dir,
         load_format=options.load_format,
         mixed_token_budget=options.mixed_token_budget,
+        max_rows=options.max_rows,
+        token_budget=options.token_budget,
         compile=options.compile,
     )
     if settings.compile != "off":
