@@ -42,61 +42,102 @@ _SPARE_BLOCKS = 4
 
 
 @triton.jit
+def _load_pages(
+    pages_ptr, start, first_token, last_token, MASKED: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """The page [BLOCK_N] of each token from start on, a multiple of BLOCK_N; 0 for tokens that are not read."""
+    if MASKED:
+        tokens = start + tl.arange(0, BLOCK_N)
+        pages = tl.load(pages_ptr + tokens // PAGE, mask=(tokens >= first_token) & (tokens < last_token), other=0)
+    else:
+        pages = tl.load(pages_ptr + start // PAGE + tl.arange(0, BLOCK_N) // PAGE)
+    return pages
+
+
+@triton.jit
+def _load_block(
+    slots_ptr, pages, start, first_token, last_token,
+    MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Keys or values [BLOCK_N, BLOCK_D] of the tokens from start on; `pages` [BLOCK_N] lead to the pages' first values.
+
+    Slots that no row sees hold anything, NaN too: they are not read, as zero times NaN would spoil the sum.
+    """
+    at = slots_ptr + pages[:, None]
+    readable = tl.full([BLOCK_N, BLOCK_D], True, dtype=tl.int1)
+    if MASKED:
+        tokens = start + tl.arange(0, BLOCK_N)
+        readable = ((tokens >= first_token) & (tokens < last_token))[:, None] & readable
+    if HEAD_DIM != BLOCK_D:
+        readable = readable & (tl.arange(0, BLOCK_D)[None, :] < HEAD_DIM)
+    return tl.load(at, mask=readable, other=0.0) if MASKED or HEAD_DIM != BLOCK_D else tl.load(at)
+
+
+@triton.jit
+def _weigh(
+    scores, total, top, positions, start, last_token, score_scale,
+    BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Go on with the softmax over a block of scores: its weights, the factor for earlier sums, total and top."""
+    if MASKED:
+        tokens = start + tl.arange(0, BLOCK_N)
+        visible = (tokens[None, :] <= positions[:, None]) & (tokens < last_token)[None, :]
+        if WINDOW > 0:
+            visible = visible & (tokens[None, :] > positions[:, None] - WINDOW)
+        scores = tl.where(visible, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
+    origin = new_top
+    if MASKED:
+        # A row whose window begins in a later block, or that lies before the part, has seen nothing so far, and
+        # infinity less infinity is NaN.
+        # A large finite mask would not do: the multiply-add below keeps the digits of its product that rounding
+        # took from new_top, and two to the power of their difference can be infinite.
+        origin = tl.where(new_top == float("-inf"), 0.0, new_top)
+    shrink = tl.exp2(top - origin)
+    weights = tl.exp2(scores * score_scale - origin[:, None])
+    return weights, shrink, total * shrink + tl.sum(weights, 1), new_top
+
+
+@triton.jit
 def _attend_blocks(
-    acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, last_token,
-    score_scale,
+    acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
+    begin, end, first_block, first_token, last_token, score_scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Go on with the softmax over the tokens [begin, end), begin a multiple of BLOCK_N; returns acc, total and top.
+    """Go on with the softmax over the tokens [begin, end), begin a multiple of BLOCK_N.
+
+    Values are a block behind: an iteration multiplies those of the block before, whose weights and pages it is given,
+    and leaves its own to the next. Nothing in it waits for that product, so that it runs on the tensor cores while the
+    other units compute the weights; FlashAttention-3 (Shah et al. 2024) overlaps the two within a warp group likewise.
 
     Tokens before first_token and from last_token on are seen by no row and are not read; MASKED may be left out where
-    every row sees every token of every block.
+    every row sees every token of every block. Weights are carried as bits, their conversion within the loop being what
+    lets the compiler take them from registers.
     """
-    dims = tl.arange(0, BLOCK_D)
-    at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
-    tokens = begin + tl.arange(0, BLOCK_N)
-    pages = tl.load(pages_ptr + tokens // PAGE, mask=(tokens >= first_token) & (tokens < last_token), other=0)
+    MASKED_VALUES: tl.constexpr = MASKED or WINDOW > 0
+    pages = _load_pages(pages_ptr, begin, first_token, last_token, True, PAGE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
-        tokens = start + tl.arange(0, BLOCK_N)
-        slots = (pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM))[:, None] + at_slot
-        # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
-        ahead = tokens + BLOCK_N
-        pages = tl.load(pages_ptr + ahead // PAGE, mask=(ahead >= first_token) & (ahead < last_token), other=0)
-        readable = tl.full([BLOCK_N, BLOCK_D], True, dtype=tl.int1)
-        if MASKED:
-            # Slots that no row sees hold anything, NaN too: they are not read, as zero times NaN would spoil the sum.
-            readable = ((tokens >= first_token) & (tokens < last_token))[:, None] & readable
-        if HEAD_DIM != BLOCK_D:
-            readable = readable & (dims[None, :] < HEAD_DIM)
-        if MASKED or HEAD_DIM != BLOCK_D:
-            keys = tl.load(keys_ptr + slots, mask=readable, other=0.0)
-        else:
-            keys = tl.load(keys_ptr + slots)
+        key_pages = pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM)
+        keys = _load_block(key_slots, key_pages, start, first_token, last_token, MASKED, HEAD_DIM, BLOCK_D, BLOCK_N)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+        values = _load_block(
+            value_slots, value_pages, tl.maximum(start - BLOCK_N, first_block), first_token, last_token,
+            MASKED_VALUES, HEAD_DIM, BLOCK_D, BLOCK_N,
+        )  # fmt: skip
+        acc = tl.dot(weights.to(values.dtype, bitcast=True), values, acc * shrink[:, None], input_precision="ieee")
+        # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
         if MASKED:
-            visible = (tokens[None, :] <= positions[:, None]) & (tokens < last_token)[None, :]
-            if WINDOW > 0:
-                visible = visible & (tokens[None, :] > positions[:, None] - WINDOW)
-            scores = tl.where(visible, scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
-        origin = new_top
-        if MASKED:
-            # A row whose window begins in a later block, or that lies before the part, has seen nothing so far, and
-            # infinity less infinity is NaN.
-            # A large finite mask would not do: the multiply-add below keeps the digits of its product that rounding
-            # took from new_top, and two to the power of their difference can be infinite.
-            origin = tl.where(new_top == float("-inf"), 0.0, new_top)
-        shrink = tl.exp2(top - origin)
-        weights = tl.exp2(scores * score_scale - origin[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        if MASKED or HEAD_DIM != BLOCK_D:
-            values = tl.load(values_ptr + slots, mask=readable, other=0.0)
+            pages = _load_pages(pages_ptr, start + BLOCK_N, first_token, last_token, True, PAGE, BLOCK_N)
         else:
-            values = tl.load(values_ptr + slots)
-        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
-        top = new_top
-    return acc, total, top
+            ahead = tl.minimum(start + BLOCK_N, end - BLOCK_N)
+            pages = _load_pages(pages_ptr, ahead, first_token, last_token, False, PAGE, BLOCK_N)
+        value_pages = key_pages
+        block_weights, shrink, total, top = _weigh(
+            scores, total, top, positions, start, last_token, score_scale, BLOCK_N, WINDOW, MASKED
+        )
+        weights = block_weights.to(values.dtype).to(weights.dtype, bitcast=True)
+    return acc, total, top, shrink, weights, value_pages
 
 
 @triton.jit
@@ -121,32 +162,50 @@ def _attend_part(
         inner = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N, diagonal)
         inner = tl.minimum(tl.maximum(inner, begin), stop)
     diagonal = tl.minimum(tl.maximum(diagonal, inner), stop)
+    dims = tl.arange(0, BLOCK_D)
+    at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
+    key_slots = keys_ptr + at_slot
+    value_slots = values_ptr + at_slot
 
     top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    # The block before the first: the values of the first itself, with weights of zero.
+    value_pages = _load_pages(pages_ptr, begin, first_token, end, True, PAGE, BLOCK_N)
+    value_pages = value_pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM)
+    BITS: tl.constexpr = tl.int32 if queries.dtype.primitive_bitwidth == 32 else tl.int16
+    # Not a constant: the compiler would keep its elements in a register each, and spill.
+    zeros = (positions[:, None] + tl.arange(0, BLOCK_N)[None, :]) * tl.minimum(begin, 0)
+    weights = zeros.to(tl.float32).to(queries.dtype).to(BITS, bitcast=True)
+    shrink = tl.full([BLOCK_M], 1.0, dtype=tl.float32)
     if WINDOW > 0:
-        acc, total, top = _attend_blocks(
-            acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, begin, inner, first_token, end,
-            score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+        acc, total, top, shrink, weights, value_pages = _attend_blocks(
+            acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
+            begin, inner, begin, first_token, end, score_scale,
+            KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
         )  # fmt: skip
-    acc, total, top = _attend_blocks(
-        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, inner, diagonal, first_token, end,
-        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
+    acc, total, top, shrink, weights, value_pages = _attend_blocks(
+        acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
+        inner, diagonal, begin, first_token, end, score_scale,
+        KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
     )  # fmt: skip
-    acc, total, top = _attend_blocks(
-        acc, total, top, queries, positions, keys_ptr, values_ptr, pages_ptr, diagonal, stop, first_token, end,
-        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+    acc, total, top, shrink, weights, value_pages = _attend_blocks(
+        acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
+        diagonal, stop, begin, first_token, end, score_scale,
+        KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
     )  # fmt: skip
+    last = (stop - 1) // BLOCK_N * BLOCK_N
+    values = _load_block(value_slots, value_pages, last, first_token, end, True, HEAD_DIM, BLOCK_D, BLOCK_N)
+    acc = tl.dot(weights.to(values.dtype, bitcast=True), values, acc * shrink[:, None], input_precision="ieee")
     return acc, total, top
 
 
 @triton.jit
 def _serve_block(
     out_ptr, queries_ptr, keys_ptr, values_ptr, pages_ptr, partials_ptr, tops_ptr, sums_ptr, counters_ptr,
-    kv_head, block, query_begin, num_queries, context, first_query, split, part_rows, score_scale,
+    kv_head, block, query_begin, num_queries, context, first_query, split, num_splits, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, NUM_SPLITS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr,
     MIN_SPLIT_BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Attention of one key-value head's queries from `first_query` of a line on, over one part of what they see.
@@ -161,8 +220,8 @@ def _serve_block(
         first_block = tl.maximum(lowest + 1 - WINDOW, 0) // BLOCK_N
     num_blocks = tl.cdiv(end, BLOCK_N) - first_block
     used = 1
-    if NUM_SPLITS > 1:
-        per_split = tl.maximum(tl.cdiv(num_blocks, NUM_SPLITS), MIN_SPLIT_BLOCKS)
+    if SPLIT:
+        per_split = tl.maximum(tl.cdiv(num_blocks, num_splits), MIN_SPLIT_BLOCKS)
         used = tl.cdiv(num_blocks, per_split)
     else:
         per_split = num_blocks
@@ -182,9 +241,7 @@ def _serve_block(
             KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW,
         )  # fmt: skip
         out_ptr += row * HEAD_DIM
-        if NUM_SPLITS == 1:
-            tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
-        else:
+        if SPLIT:
             if used == 1:
                 tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
             else:
@@ -193,15 +250,17 @@ def _serve_block(
                     counters_ptr + block * KV_HEADS + kv_head, acc, total, top, at, at_row, stored, real,
                     split, used, part_rows, HEAD_DIM, BLOCK_M, BLOCK_D,
                 )  # fmt: skip
+        else:
+            tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
 
 
-@triton.jit(do_not_specialize=["part_rows"])  # every number of tokens runs the same code
+@triton.jit(do_not_specialize=["num_splits", "part_rows"])  # every number of parts runs the same code
 def _prefill_kernel(
     out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, query_start_ptr, context_lens_ptr,
-    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, part_rows, score_scale,
+    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, num_splits, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
-    NUM_SPLITS: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(1)
@@ -221,9 +280,9 @@ def _prefill_kernel(
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
 
-    for item in range(tl.program_id(0), total_blocks * NUM_SPLITS, tl.num_programs(0)):
+    for item in range(tl.program_id(0), total_blocks * num_splits, tl.num_programs(0)):
         # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
-        block = total_blocks - 1 - item // NUM_SPLITS
+        block = total_blocks - 1 - item // num_splits
         line = tl.sum((block_ends <= block).to(tl.int32), 0)
         line_block = block - tl.sum(tl.where(lines < line, blocks, 0), 0)
         query_begin = tl.load(query_start_ptr + line)
@@ -234,8 +293,8 @@ def _prefill_kernel(
             out_ptr, queries_ptr, keys_ptr + kv_head * (PAGE * HEAD_DIM), values_ptr + kv_head * (PAGE * HEAD_DIM),
             page_table_ptr + row.to(tl.int64) * max_pages, partials_ptr, tops_ptr, sums_ptr,
             counters_ptr, kv_head, block, query_begin, num_queries, context,
-            line_block * BLOCK_Q, item % NUM_SPLITS, part_rows, score_scale,
-            KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW, NUM_SPLITS, MIN_SPLIT_BLOCKS,
+            line_block * BLOCK_Q, item % num_splits, num_splits, part_rows, score_scale,
+            KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW, SPLIT, MIN_SPLIT_BLOCKS,
         )  # fmt: skip
 
 
@@ -330,6 +389,7 @@ def _launch(
         *scratch,
         num_lines,
         max_pages,
+        options.num_splits,
         num_tokens * shape.num_heads,
         options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
@@ -341,7 +401,7 @@ def _launch(
         BLOCK_N=config.block_n,
         LINES_POW2=triton.next_power_of_2(num_lines),
         WINDOW=options.window,
-        NUM_SPLITS=options.num_splits,
+        SPLIT=options.num_splits > 1,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         SKIP_SINGLE=options.skip_single,
         PDL=options.pdl,
