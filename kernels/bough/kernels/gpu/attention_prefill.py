@@ -37,6 +37,8 @@ from bough.kernels.gpu.attention_prefill_split import (
 )
 
 _MAX_LINES = 4096
+# A warp of them: with fewer the compiler no longer sees that all threads of a program find the same line.
+_LEAST_LINES = 32
 # Blocks of a launch beyond those that its tokens fill: the last ones of lines are short.
 _SPARE_BLOCKS = 4
 
@@ -399,7 +401,7 @@ def _launch(
         PAGE=PAGE_SIZE,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        LINES_POW2=triton.next_power_of_2(num_lines),
+        LINES_POW2=max(_LEAST_LINES, triton.next_power_of_2(num_lines)),
         WINDOW=options.window,
         SPLIT=options.num_splits > 1,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),

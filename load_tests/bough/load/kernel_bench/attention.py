@@ -1,4 +1,4 @@
-"""Speed of paged attention beside the floor: `python -m bough.load.kernel_bench.attention [--sweep] [--pdl]`.
+"""Speed of paged attention beside the floor: `python -m bough.load.kernel_bench.attention --help`.
 
 With `--flashinfer`, beside FlashInfer; see `beside_flashinfer`.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bough.kernels.gpu.attention_checks import PAGE_SIZE
+from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
 from bough.kernels.gpu.attention_decode import (
     DecodeConfig,
     choose_splits,
@@ -27,7 +27,12 @@ from bough.kernels.gpu.attention_decode import (
     paged_decode_attention,
 )
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
-from bough.kernels.gpu.attention_prefill_split import PrefillConfig
+from bough.kernels.gpu.attention_prefill_split import (
+    PrefillConfig,
+    PrefillWorkspace,
+    choose_prefill_config,
+    choose_prefill_splits,
+)
 
 READ_BYTES_PER_S = 4.2e12  # H200, measured with a plain read
 MATRIX_FLOP_PER_S = 790e12  # H200, bfloat16, large square products
@@ -67,6 +72,17 @@ PREFILL_CANDIDATES = [
         (64, 32, 4, 4),
     )
 ]
+
+PREFILL_SWEEP_CASES = [(2, 4096, 4096), (1, 256, 8192), (1, 512, 32_768)]
+"""Lines, query tokens of each, context of each."""
+WHOLE_CANDIDATES = [
+    PrefillConfig(128, 128, 8, 3),
+    PrefillConfig(128, 128, 8, 2),
+    PrefillConfig(128, 64, 8, 3),
+    PrefillConfig(128, 64, 8, 4),
+    PrefillConfig(64, 64, 4, 3),
+]
+CHUNK_CANDIDATES = [PrefillConfig(64, 64, 4, 3), PrefillConfig(64, 64, 4, 2), PrefillConfig(128, 128, 8, 3)]
 
 
 @dataclass(frozen=True)
@@ -191,12 +207,36 @@ def decode_us(heads: Heads, cache: Cache, run: DecodeRun) -> float:
     return replay_us([launch_of(keys, values) for keys, values in cache.layers])
 
 
-def prefill_us(heads: Heads, cache: Cache, config: PrefillConfig | None, pdl: bool = False) -> float:
-    """Microseconds of one layer's attention of whole prompts; None takes the tuned configuration."""
-    query_start = torch.cat((torch.zeros_like(cache.context_lens[:1]), cache.context_lens.cumsum(0).to(torch.int32)))
+@dataclass(frozen=True)
+class PrefillRun:
+    """How a prefill launch is made; no configuration takes the tuned one."""
+
+    config: PrefillConfig | None = None
+    num_splits: int = 1
+    pdl: bool = False
+
+    def __str__(self) -> str:
+        if self.config is None:
+            return f"as chosen, splits {self.num_splits}"
+        config = self.config
+        tile = f"{config.block_m:3} x {config.block_n:3} warps {config.num_warps} stages {config.num_stages}"
+        return f"{tile} splits {self.num_splits}"
+
+
+def prefill_us(heads: Heads, cache: Cache, run: PrefillRun, tokens: int | None = None) -> float:
+    """Microseconds of one layer's attention of the last `tokens` tokens of each line; None for whole prompts."""
+    counts = cache.context_lens if tokens is None else torch.full_like(cache.context_lens, tokens)
+    query_start = torch.cat((torch.zeros_like(counts[:1]), counts.cumsum(0).to(torch.int32)))
     num_tokens = int(query_start[-1])
     queries = torch.randn(num_tokens, heads.num_heads, heads.head_dim, dtype=torch.bfloat16, device="cuda")
     out = torch.empty_like(queries)
+    rows = run.num_splits * num_tokens * heads.num_heads if run.num_splits > 1 else 0
+    workspace = PrefillWorkspace(
+        partials=torch.empty(rows * heads.head_dim, device="cuda"),
+        tops=torch.empty(rows, device="cuda"),
+        sums=torch.empty(rows, device="cuda"),
+        counters=torch.zeros((num_tokens + len(counts)) * heads.num_kv_heads, dtype=torch.int32, device="cuda"),
+    )
 
     def launch_of(keys: Tensor, values: Tensor) -> Callable[[], object]:
         return lambda: paged_prefill_attention(
@@ -210,8 +250,10 @@ def prefill_us(heads: Heads, cache: Cache, config: PrefillConfig | None, pdl: bo
             scale=heads.head_dim**-0.5,
             window=None,
             out=out,
-            pdl=pdl,
-            config=config,
+            pdl=run.pdl,
+            workspace=workspace,
+            num_splits=run.num_splits,
+            config=run.config,
         )
 
     return replay_us([launch_of(keys, values) for keys, values in cache.layers])
@@ -225,15 +267,15 @@ def print_decode(heads: Heads, contexts: list[int], us: float, what: object) -> 
     print(f"decode  {heads.name:10} {shape} {us:9.2f} us {read / 1e6:8.1f} MB {share:6.1%}  {what}", flush=True)
 
 
-def print_prefill(heads: Heads, lines: int, tokens: int, us: float, what: object) -> None:
-    """One line: time, arithmetic (half of the square, two products), share of the floor."""
-    flop = 2.0 * lines * tokens * (tokens + 1) * heads.head_dim * heads.num_heads
+def print_prefill(heads: Heads, case: tuple[int, int, int], us: float, what: object) -> None:
+    """One line: time, arithmetic (what is seen, two products), share of the floor; case: lines, tokens, context."""
+    lines, tokens, context = case
+    seen = tokens * (context - tokens) + tokens * (tokens + 1) / 2
+    flop = 4.0 * lines * seen * heads.head_dim * heads.num_heads
     share = flop / MATRIX_FLOP_PER_S * 1e6 / us
     rate = flop / us / 1e6
-    print(
-        f"prefill {heads.name:10} {lines:3} x {tokens:6} {us:9.2f} us {rate:7.1f} TFLOP/s {share:6.1%}  {what}",
-        flush=True,
-    )
+    shape = f"{lines:3} x {tokens:6}" + ("" if tokens == context else f" of {context:6}")
+    print(f"prefill {heads.name:10} {shape:22} {us:9.2f} us {rate:7.1f} TFLOP/s {share:6.1%}  {what}", flush=True)
 
 
 def table(pdl: bool) -> None:
@@ -250,7 +292,8 @@ def table(pdl: bool) -> None:
             print_decode(heads, [context] * lines, decode_us(heads, cache, run), run)
         for lines, context in PREFILL_SHAPES:
             cache = make_cache(heads, [context] * lines)
-            print_prefill(heads, lines, context, prefill_us(heads, cache, None, pdl), "")
+            run_whole = PrefillRun(pdl=pdl)
+            print_prefill(heads, (lines, context, context), prefill_us(heads, cache, run_whole), run_whole)
 
 
 def _best(results: Iterable[tuple[float, object]], count: int) -> list[tuple[float, object]]:
@@ -280,8 +323,27 @@ def sweep() -> None:
     for lines, tokens in PREFILL_SHAPES:
         for model in (QWEN3_600M, QWEN3_8B):
             cache = make_cache(model, [tokens] * lines)
-            for us, what in _best([(prefill_us(model, cache, config), config) for config in PREFILL_CANDIDATES], 4):
-                print_prefill(model, lines, tokens, us, what)
+            whole = [PrefillRun(config) for config in PREFILL_CANDIDATES]
+            for us, what in _best([(prefill_us(model, cache, run), run) for run in whole], 4):
+                print_prefill(model, (lines, tokens, tokens), us, what)
+
+
+def prefill_sweep() -> None:
+    """Whole prompts in a few tiles; chunks of long contexts in a few tiles and numbers of parts."""
+    num_sms = torch.cuda.get_device_properties(0).multi_processor_count
+    for heads in (QWEN3_600M, QWEN3_8B):
+        shape = AttentionShape(heads.num_heads, heads.num_kv_heads, heads.head_dim)
+        for lines, tokens, context in PREFILL_SWEEP_CASES:
+            cache = make_cache(heads, [context] * lines)
+            chosen = choose_prefill_config(shape, lines * tokens, torch.bfloat16)
+            splits = choose_prefill_splits(lines * tokens, shape.num_kv_heads, shape.group, chosen, num_sms)
+            runs = [PrefillRun(num_splits=splits)]
+            if tokens == context:
+                runs += [PrefillRun(config) for config in WHOLE_CANDIDATES]
+            else:
+                runs += [PrefillRun(config, parts) for config in CHUNK_CANDIDATES for parts in (1, 2, 4, 8)]
+            for run in runs:
+                print_prefill(heads, (lines, tokens, context), prefill_us(heads, cache, run, tokens), run)
 
 
 def _sweep_long_among_short(heads: Heads) -> None:
@@ -298,6 +360,7 @@ def main() -> None:
     """Print the table, or the best of all candidates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="try every candidate configuration and print the best")
+    parser.add_argument("--prefill-sweep", action="store_true", help="a few tiles and numbers of parts for prefill")
     parser.add_argument("--pdl", action="store_true", help="launch with programmatic dependent launch")
     parser.add_argument("--flashinfer", action="store_true", help="print FlashInfer's numbers beside ours")
     args = parser.parse_args()
@@ -308,6 +371,8 @@ def main() -> None:
         from bough.load.kernel_bench.beside_flashinfer import compare  # it imports this module
 
         compare()
+    elif args.prefill_sweep:
+        prefill_sweep()
     elif args.sweep:
         sweep()
     else:
