@@ -75,9 +75,9 @@ def between_attentions(residual: Tensor, attended: Tensor, between: Between) -> 
         The residual stream [T, hidden] after the layer, and the next layer's queries, keys and values
         [T, (H + 2 * KV) * D]; dtype of `residual`.
     """
-    residual = residual + _dense(attended, between.out)
+    residual = _sum(residual, _dense(attended, between.out))
     gate, up = _dense(residual, between.gate_up).chunk(2, dim=-1)
-    residual = residual + _dense(F.silu(gate) * up, between.down)
+    residual = _sum(residual, _dense(F.silu(gate) * up, between.down))
     return residual, _dense(residual, between.qkv)
 
 
@@ -135,6 +135,15 @@ def _reason(error: Exception) -> str:
     cause = getattr(error, "inner_exception", error)
     line = next((line for line in str(cause).splitlines() if line.strip()), "")
     return f"{type(cause).__name__}: {line}"
+
+
+def _sum(residual: Tensor, product: Tensor) -> Tensor:
+    """The sum, rounded once, as torch's own is.
+
+    Written so, a half-precision sum becomes part of the norm that follows. A plain one the compiler may give to the
+    product, which for cuBLAS begins with a copy of the residual.
+    """
+    return (residual.float() + product.float()).to(residual.dtype)
 
 
 def _dense(x: Tensor, dense: Dense) -> Tensor:
