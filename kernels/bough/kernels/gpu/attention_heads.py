@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import require
-from bough.kernels.gpu.norm import inverse_rms, scale_rounded
+from bough.kernels.gpu.norm import inverse_rms, magnitudes, scale_rounded
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _inverses(x_ptr, eps, HEADS: tl.constexpr, HEADS_POW2: tl.constexpr, HEAD_DI
     heads = tl.arange(0, HEADS_POW2)[:, None]
     dims = tl.arange(0, BLOCK_D)[None, :]
     x = tl.load(x_ptr + heads * HEAD_DIM + dims, mask=(heads < HEADS) & (dims < HEAD_DIM), other=0.0)
-    wide = x.to(tl.float32).to(tl.float64)
+    wide = magnitudes(x)
     return inverse_rms(tl.sum(wide * wide, axis=1), eps, HEAD_DIM)
 
 
