@@ -223,7 +223,8 @@ def _serve_block(
     num_blocks = tl.cdiv(end, BLOCK_N) - first_block
     used = 1
     if SPLIT:
-        per_split = tl.maximum(tl.cdiv(num_blocks, num_splits), MIN_SPLIT_BLOCKS)
+        worthwhile = tl.minimum(tl.maximum(num_blocks // MIN_SPLIT_BLOCKS, 1), num_splits)
+        per_split = tl.cdiv(num_blocks, worthwhile)
         used = tl.cdiv(num_blocks, per_split)
     else:
         per_split = num_blocks
@@ -332,8 +333,8 @@ def paged_prefill_attention(
         workspace: from `prefill_workspace`; needed for more than one part.
         num_splits: parts that what a block of queries sees is cut into at most, 1 to 16; fixed when a CUDA graph is
             captured. See `choose_prefill_splits`.
-        min_split_tokens: a part has at least this many tokens, but for the last. What a block sees is not cut if it is
-            no longer, and the result then has the bits that it has with one part.
+        min_split_tokens: parts have about this many tokens or more. What a block sees is not cut if it is less than two
+            of them, and the result then has the bits that it has with one part.
         config: replaces the tuned configuration.
 
     Returns:
@@ -384,7 +385,8 @@ def _launch(
     num_tokens, max_pages, num_lines = tensors[1].shape[0], tensors[4].shape[1], tensors[5].shape[0]
     # Most steps have few chunks among many lines, and a program without work costs a slot of the GPU for a microsecond.
     # Where there are more blocks than programs, a program serves several.
-    num_blocks = num_tokens // (config.block_m // shape.group) + min(num_lines, _SPARE_BLOCKS)
+    spare = _SPARE_BLOCKS if options.num_splits == 1 else 1
+    num_blocks = triton.cdiv(num_tokens, config.block_m // shape.group) + min(num_lines - 1, spare)
     scratch = (None,) * 4 if workspace is None or options.num_splits == 1 else workspace.tensors
     _prefill_kernel[(num_blocks * options.num_splits, shape.num_kv_heads)](
         *tensors,

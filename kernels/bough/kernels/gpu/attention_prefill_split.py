@@ -21,6 +21,9 @@ MAX_SPLITS = 16
 _FEW_PROGRAMS = 132
 # Programs of tiles up to this many rows share a multiprocessor, two by two.
 _NARROW_ROWS = 64
+# Contexts are cut where all their parts run in at most so many waves; it bounds the workspace.
+_MOST_WAVES = 4
+_NEARLY = 1.1
 
 
 @triton.jit
@@ -110,9 +113,11 @@ def choose_prefill_config(shape: AttentionShape, num_tokens: int, dtype: torch.d
 
 
 def choose_prefill_splits(num_tokens: int, num_kv_heads: int, group: int, config: PrefillConfig, num_sms: int) -> int:
-    """Parts that contexts are cut into so that the programs fill the GPU once; 1 where the queries alone do.
+    """Parts that long contexts are cut into so that programs fill the GPU evenly; 1 where the queries alone do.
 
-    How many lines share the tokens does not matter: they only add blocks of few rows.
+    The GPU takes programs in waves, and a wave lasts as long as a part: the fewest parts are chosen whose waves last
+    less than a tenth longer in all than those of any other number. How many lines share the tokens does not matter:
+    they only add blocks of few rows.
 
     Args:
         num_tokens: query tokens of the launch, at least 1.
@@ -123,10 +128,14 @@ def choose_prefill_splits(num_tokens: int, num_kv_heads: int, group: int, config
     """
     require(num_tokens > 0, f"num_tokens must be positive, not {num_tokens}")
     programs = -(-num_tokens // (config.block_m // group)) * num_kv_heads
-    return min(max(_filling_programs(config, num_sms) // programs, 1), MAX_SPLITS)
+    wave = _wave(config, num_sms)
+    most = min(max(_MOST_WAVES * wave // programs, 1), MAX_SPLITS)
+    lasting = [-(-programs * parts // wave) / parts for parts in range(1, most + 1)]
+    return next(parts for parts, time in enumerate(lasting, 1) if time <= _NEARLY * min(lasting))
 
 
-def _filling_programs(config: PrefillConfig, num_sms: int) -> int:
+def _wave(config: PrefillConfig, num_sms: int) -> int:
+    """Programs that run at once."""
     return num_sms * (2 if config.block_m <= _NARROW_ROWS else 1)
 
 
@@ -154,12 +163,12 @@ def prefill_workspace(
 ) -> PrefillWorkspace:
     """A workspace for every launch of up to `max_lines` lines whose parts follow from `choose_prefill_splits`.
 
-    It does not grow with the tokens: programs that fill the GPU once hold so many rows and no more (9 MB on 132
-    multiprocessors with a head dimension of 128).
+    It does not grow with the tokens, as steps of many are not cut: 35 MB on 132 multiprocessors with a head dimension
+    of 128.
     """
     configs = (prefill_config(shape.head_dim, dtype), prefill_config(shape.head_dim, dtype, few=True))
-    rows = max(_filling_programs(config, num_sms) * config.block_m for config in configs)
-    programs = max(_filling_programs(config, num_sms) for config in configs)
+    rows = max(_MOST_WAVES * _wave(config, num_sms) * config.block_m for config in configs)
+    programs = max(_MOST_WAVES * _wave(config, num_sms) for config in configs)
     counters = programs + max_lines * shape.num_kv_heads
     return PrefillWorkspace(
         partials=torch.empty(rows * shape.head_dim, dtype=torch.float32, device=device),
