@@ -17,6 +17,7 @@ from bough.kernels.gpu.attention_prefill_split import (
     check_workspace,
     choose_prefill_config,
     choose_prefill_splits,
+    prefill_config,
     prefill_workspace,
 )
 from tests.kernels.gpu.attention_cases import (
@@ -155,6 +156,16 @@ def test_lines_of_one_token_can_be_left_to_the_decode_kernel(device: torch.devic
     assert_close(_attend(case, skip_single=True), expected)
 
 
+@pytest.mark.parametrize("group", [2, 4])
+@pytest.mark.parametrize("few", [False, True])
+def test_tuned_tiles_over_many_blocks_whole_and_in_parts(device: torch.device, few: bool, group: int) -> None:
+    case = make_case([(70, 1500), (40, 40)], device, heads=(group, 1), head_dim=128, dtype=torch.bfloat16)
+    config = prefill_config(128, torch.bfloat16, few=few)
+    expected = case.expected()
+    assert_close(_attend(case, config=config), expected)
+    assert_close(_attend(case, config=config, num_splits=2, workspace=_workspace(case)), expected)
+
+
 @pytest.mark.parametrize("num_splits", [2, 3, 8])
 def test_parts_equal_the_reference_across_page_and_block_boundaries(device: torch.device, num_splits: int) -> None:
     lines = [*_MIXED, (1, 0), (5, 16), (16, 128), (3, 129), (20, 65)]
@@ -181,8 +192,9 @@ def test_parts_of_what_a_window_shows(device: torch.device, window: int) -> None
     assert_close(_attend(case, num_splits=4, workspace=_workspace(case)), case.expected())
 
 
-def test_a_context_too_short_to_be_cut_has_the_bits_of_one_part(device: torch.device) -> None:
-    case = make_case([(17, 64), (40, 300), (1, 50), (33, 33)], device, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_context_too_short_to_be_cut_has_the_bits_of_one_part(device: torch.device, dtype: torch.dtype) -> None:
+    case = make_case([(17, 64), (40, 300), (1, 50), (33, 33)], device, dtype=dtype)
     whole = _attend(case)
     parts = _attend(case, num_splits=4, min_split_tokens=64, workspace=_workspace(case))
     assert_close(parts, case.expected())
