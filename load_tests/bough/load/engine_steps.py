@@ -2,7 +2,7 @@
 
 `python -m bough.load.engine_steps MODEL_DIR` prints, for each number of rows, milliseconds a step, how many of them the
 host is busy, and the floor; `--trace FILE` has the GPU's own account of some steps, `--beside TOKENS` the steps of rows
-that decode while a prompt of so many tokens is computed beside them.
+that decode while a prompt of so many tokens is computed beside them, `--prefill TOKENS` the rate of such prompts alone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from bough.common.sampling import SamplingParams
 from bough.common.telemetry import Telemetry
 from bough.executor.engine import Engine
 from bough.executor.observer import Observer
-from bough.executor.orders import Admission, Orders
+from bough.executor.orders import Admission, Orders, StepReport
 from bough.executor.service import build_engine
 from bough.load.floors import ModelSize
 
 PROMPT, OUTPUT = 128, 260
+PREFILL_PROMPTS = 32
 
 
 class EngineRun:
@@ -65,15 +66,20 @@ class EngineRun:
     def run(self) -> float:
         """Seconds until all have ended."""
         began = time.perf_counter()
-        while self._engine.step() is not None or self._engine.is_under_way:
+        while self._step() is not None or self._engine.is_under_way:
             pass
         return time.perf_counter() - began
+
+    def prefill_rate(self, num_prompts: int, prompt_tokens: int) -> float:
+        """Tokens a second of prompts alone."""
+        self.admit(num_prompts, 1, prompt_tokens)
+        return num_prompts * prompt_tokens / self.run()
 
     def steps_beside(self, num_rows: int, prompt_tokens: int) -> tuple[list[float], list[float]]:
         """Milliseconds of the steps of so many rows alone, and of those until a prompt beside them has its token."""
         self.admit(num_rows, OUTPUT)
         for _ in range(OUTPUT // 4):
-            self._engine.step()
+            self._step()
         left = iter(range(OUTPUT // 4))
         alone = self._step_times(lambda _: next(left, None) is None)
         self.admit(1, 1, prompt_tokens)
@@ -87,7 +93,7 @@ class EngineRun:
         times: list[float] = []
         before = time.perf_counter()
         while True:
-            report = self._engine.step()
+            report = self._step()
             if report is None or not report.tokens.requests:
                 continue
             now = time.perf_counter()
@@ -95,6 +101,12 @@ class EngineRun:
             before = now
             if is_last(report.tokens.requests):
                 return times
+
+    def _step(self) -> StepReport | None:
+        report = self._engine.step()
+        if report is not None and report.failures:
+            raise RuntimeError(f"a request failed: {report.failures[0].message}")
+        return report
 
     def decode_step_ms(self, num_rows: int) -> tuple[float, float]:
         """Milliseconds of a decode step at this many rows, and of them how many the host computed."""
@@ -114,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", default="1,8,64,256")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--load-format", default="auto")
+    parser.add_argument("--prefill", type=int, metavar="TOKENS")
     parser.add_argument("--beside", type=int, metavar="TOKENS")
     parser.add_argument("--mixed-token-budget", type=int)
     parser.add_argument("--max-rows", type=int, help="fewer have fewer graphs, and so less to compile")
@@ -146,6 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
         step_ms, host_ms = measured[len(measured) // 2]
         floor_ms = size.decode_step_s(num_rows, num_rows * (PROMPT + OUTPUT // 2)) * 1e3
         print(f"{num_rows:5} {step_ms:8.3f} {host_ms:8.3f} {floor_ms:7.2f} {step_ms / floor_ms:7.2f}", flush=True)
+    if options.prefill:
+        rates = sorted(run.prefill_rate(PREFILL_PROMPTS, options.prefill) for _ in range(options.repeat))
+        print(f"{PREFILL_PROMPTS} prompts of {options.prefill}: {rates[len(rates) // 2]:,.0f} tokens/s", flush=True)
     if options.beside:
         for num_rows in rows:
             _print_beside(run, num_rows, options.beside)

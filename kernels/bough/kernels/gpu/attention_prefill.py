@@ -102,44 +102,33 @@ def _weigh(
 
 @triton.jit
 def _attend_blocks(
-    acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
-    begin, end, first_block, first_token, last_token, score_scale,
+    acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, begin, end, first_token, last_token,
+    score_scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Go on with the softmax over the tokens [begin, end), begin a multiple of BLOCK_N.
-
-    Values are a block behind: an iteration multiplies those of the block before, whose weights and pages it is given,
-    and leaves its own to the next. Nothing in it waits for that product, so that it runs on the tensor cores while the
-    other units compute the weights; FlashAttention-3 (Shah et al. 2024) overlaps the two within a warp group likewise.
+    """Go on with the softmax over the tokens [begin, end), begin a multiple of BLOCK_N; returns acc, total and top.
 
     Tokens before first_token and from last_token on are seen by no row and are not read; MASKED may be left out where
-    every row sees every token of every block. Weights are carried as bits, their conversion within the loop being what
-    lets the compiler take them from registers.
+    every row sees every token of every block.
     """
-    MASKED_VALUES: tl.constexpr = MASKED or WINDOW > 0
     pages = _load_pages(pages_ptr, begin, first_token, last_token, True, PAGE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
-        key_pages = pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM)
-        keys = _load_block(key_slots, key_pages, start, first_token, last_token, MASKED, HEAD_DIM, BLOCK_D, BLOCK_N)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
-        values = _load_block(
-            value_slots, value_pages, tl.maximum(start - BLOCK_N, first_block), first_token, last_token,
-            MASKED_VALUES, HEAD_DIM, BLOCK_D, BLOCK_N,
-        )  # fmt: skip
-        acc = tl.dot(weights.to(values.dtype, bitcast=True), values, acc * shrink[:, None], input_precision="ieee")
+        at_pages = pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM)
+        keys = _load_block(key_slots, at_pages, start, first_token, last_token, MASKED, HEAD_DIM, BLOCK_D, BLOCK_N)
         # The pages of the next block are asked for now, so that its loads can go out without waiting for them.
         if MASKED:
             pages = _load_pages(pages_ptr, start + BLOCK_N, first_token, last_token, True, PAGE, BLOCK_N)
         else:
             ahead = tl.minimum(start + BLOCK_N, end - BLOCK_N)
             pages = _load_pages(pages_ptr, ahead, first_token, last_token, False, PAGE, BLOCK_N)
-        value_pages = key_pages
-        block_weights, shrink, total, top = _weigh(
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+        weights, shrink, total, top = _weigh(
             scores, total, top, positions, start, last_token, score_scale, BLOCK_N, WINDOW, MASKED
         )
-        weights = block_weights.to(values.dtype).to(weights.dtype, bitcast=True)
-    return acc, total, top, shrink, weights, value_pages
+        values = _load_block(value_slots, at_pages, start, first_token, last_token, MASKED, HEAD_DIM, BLOCK_D, BLOCK_N)
+        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
+    return acc, total, top
 
 
 @triton.jit
@@ -172,33 +161,19 @@ def _attend_part(
     top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    # The block before the first: the values of the first itself, with weights of zero.
-    value_pages = _load_pages(pages_ptr, begin, first_token, end, True, PAGE, BLOCK_N)
-    value_pages = value_pages.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM)
-    BITS: tl.constexpr = tl.int32 if queries.dtype.primitive_bitwidth == 32 else tl.int16
-    # Not a constant: the compiler would keep its elements in a register each, and spill.
-    zeros = (positions[:, None] + tl.arange(0, BLOCK_N)[None, :]) * tl.minimum(begin, 0)
-    weights = zeros.to(tl.float32).to(queries.dtype).to(BITS, bitcast=True)
-    shrink = tl.full([BLOCK_M], 1.0, dtype=tl.float32)
     if WINDOW > 0:
-        acc, total, top, shrink, weights, value_pages = _attend_blocks(
-            acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
-            begin, inner, begin, first_token, end, score_scale,
-            KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+        acc, total, top = _attend_blocks(
+            acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, begin, inner, first_token, end,
+            score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
         )  # fmt: skip
-    acc, total, top, shrink, weights, value_pages = _attend_blocks(
-        acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
-        inner, diagonal, begin, first_token, end, score_scale,
-        KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
+    acc, total, top = _attend_blocks(
+        acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, inner, diagonal, first_token, end,
+        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
     )  # fmt: skip
-    acc, total, top, shrink, weights, value_pages = _attend_blocks(
-        acc, total, top, shrink, weights, value_pages, queries, positions, key_slots, value_slots, pages_ptr,
-        diagonal, stop, begin, first_token, end, score_scale,
-        KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
+    acc, total, top = _attend_blocks(
+        acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, diagonal, stop, first_token, end,
+        score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
     )  # fmt: skip
-    last = (stop - 1) // BLOCK_N * BLOCK_N
-    values = _load_block(value_slots, value_pages, last, first_token, end, True, HEAD_DIM, BLOCK_D, BLOCK_N)
-    acc = tl.dot(weights.to(values.dtype, bitcast=True), values, acc * shrink[:, None], input_precision="ieee")
     return acc, total, top
 
 
