@@ -80,6 +80,16 @@ def test_started_tells_once_how_much_of_the_prompt_was_cached(driver: EngineDriv
     assert driver.cached == {1: 0, 2: 40, 3: 0}
 
 
+def test_gauges_count_the_prompt_tokens_that_were_computed(driver: EngineDriver) -> None:
+    prompt = random_tokens(40, 3)
+    driver.admit(admission(1, prompt, max_tokens=4))
+    driver.run()
+    assert driver.gauges.prefill_tokens == 40
+    driver.admit(admission(2, [*prompt, *random_tokens(20, 4)], max_tokens=4))
+    driver.run()
+    assert driver.gauges.prefill_tokens == 40 + 20
+
+
 def test_siblings_share_the_prompts_pages(driver: EngineDriver) -> None:
     prompt, n = random_tokens(325, 4), 8
     driver.admit(*(admission(i + 1, prompt, order=1, max_tokens=4, temperature=1.0, seed=i) for i in range(n)))

@@ -231,7 +231,7 @@ async def test_a_step_is_told_in_one_message_and_ends_are_kept_until_acknowledge
     await scheduler.read()
     await scheduler.send(admits=[admit(1, 2)])
     await executor.next_orders()
-    gauges = Gauges(running=1, waiting=0, pages_used=3, pages_cached=2, pages_free=95, step_us=50)
+    gauges = Gauges(running=1, waiting=0, pages_used=3, pages_cached=2, pages_free=95, step_us=50, prefill_tokens=11)
     page = bytes(range(16))
     executor.report(
         TokenRow(1, 0, [10]),
@@ -243,7 +243,7 @@ async def test_a_step_is_told_in_one_message_and_ends_are_kept_until_acknowledge
     message = await scheduler.read()
     assert message.ack == 2
     assert rows(message) == [(1, 0, 0), (2, 0, 1)] and list(message.tokens.tokens) == [10, 20]
-    assert (message.gauges.pages_used, message.gauges.step_us) == (3, 50)
+    assert (message.gauges.pages_used, message.gauges.step_us, message.gauges.prefill_tokens) == (3, 50, 11)
     events = message.cache_events
     assert list(events.stored) == [int.from_bytes(page[:8], "little")]
     assert list(events.removed) == [int.from_bytes(page[:-9:-1], "little")]

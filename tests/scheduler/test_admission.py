@@ -83,17 +83,20 @@ def test_prefill_is_given_a_few_steps_ahead() -> None:
     assert len(world.executor.assigned) == LOOKAHEAD_STEPS
 
 
-def test_a_step_without_tokens_counts_as_progress_of_the_prefill() -> None:
+def test_prompt_tokens_that_were_computed_make_room_for_further_requests() -> None:
     world = World(capacity=replace(WIDE, max_rows=100, token_budget=10))
     world.submit(submission(1, prompt=(1,) * 100))
     world.submit(submission(2))
-    assert list(world.executor.assigned) == [1]
-    for step in range(1, 6):
-        world.core.on_step(world.executor, StepReport(step=step))
+
+    def report(step: int, prefill_tokens: int) -> None:
+        gauges = replace(world.process.gauges(), prefill_tokens=prefill_tokens)
+        world.core.on_step(world.executor, StepReport(step=step, gauges=gauges))
+
+    report(1, 5000)  # what was computed before the scheduler came says nothing
+    for step in range(2, 8):
+        report(step, 5000 + 10 * (step - 1))
         assert list(world.executor.assigned) == [1]
-    world.core.on_step(world.executor, StepReport(step=6))
-    assert list(world.executor.assigned) == [1]
-    world.core.on_step(world.executor, StepReport(step=7))
+    report(8, 5000 + 61)
     assert list(world.executor.assigned) == [1, 2]
 
 

@@ -23,7 +23,7 @@ def test_a_report_of_a_step_is_read_whole() -> None:
             errors=[common_pb2.RequestError(request=9, code=13, message="broken")],
             cache_events=executor_pb2.CacheEvents(stored=[5], removed=[6], cleared=True),
             gauges=executor_pb2.ExecutorGauges(
-                running=1, waiting=2, pages_used=3, pages_cached=4, pages_free=5, step_us=6
+                running=1, waiting=2, pages_used=3, pages_cached=4, pages_free=5, step_us=6, prefill_tokens=7
             ),
         )
     )
@@ -33,7 +33,9 @@ def test_a_report_of_a_step_is_read_whole() -> None:
     assert report.retracted == [8]
     assert report.failures == [RequestFailure(9, 13, "broken")]
     assert report.cache == CacheChange(stored=(5,), removed=(6,), cleared=True)
-    assert report.gauges == Gauges(running=1, waiting=2, pages_used=3, pages_cached=4, pages_free=5, step_us=6)
+    assert report.gauges == Gauges(
+        running=1, waiting=2, pages_used=3, pages_cached=4, pages_free=5, step_us=6, prefill_tokens=7
+    )
 
 
 def test_a_report_that_says_nothing_changes_nothing() -> None:

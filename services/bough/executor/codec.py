@@ -118,4 +118,5 @@ def _encode_gauges(gauges: Gauges) -> pb.ExecutorGauges:
         pages_cached=gauges.pages_cached,
         pages_free=gauges.pages_free,
         step_us=gauges.step_us,
+        prefill_tokens=gauges.prefill_tokens,
     )

@@ -116,6 +116,7 @@ class Engine:
         self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
         self._give_way: list[int] = []
+        self._prefill_tokens = 0
         self._report = StepReport()
         self._gauges = self.gauges()
         self._num_steps = 0
@@ -205,6 +206,7 @@ class Engine:
             self._collect_all()
             return True
         advance()
+        self._prefill_tokens += sum(work.num_tokens for work in plan.chunks)
         self._flights.append(_Flight(sampling=sampling, running=running, began=began))
         self._observer.launched(plan)
         return True
@@ -387,6 +389,7 @@ class Engine:
             pages_cached=composer.num_pages_cached,
             pages_free=composer.num_pages_free,
             step_us=step_us,
+            prefill_tokens=self._prefill_tokens,
         )
 
     def _take_report(self) -> StepReport | None:

@@ -79,6 +79,8 @@ class Gauges:
     pages_cached: int
     pages_free: int
     step_us: int
+    prefill_tokens: int = 0
+    """Prompt tokens computed since the start, those of steps under way included."""
 
 
 @dataclass(slots=True, kw_only=True)

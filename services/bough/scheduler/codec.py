@@ -115,4 +115,5 @@ def _decode_gauges(message: executor_pb2.ExecutorGauges) -> Gauges:
         pages_cached=message.pages_cached,
         pages_free=message.pages_free,
         step_us=message.step_us,
+        prefill_tokens=message.prefill_tokens,
     )

@@ -305,7 +305,7 @@ class Scheduler:
             change = report.cache
             executor.mirror.apply(stored=change.stored, removed=change.removed, cleared=change.cleared)
         if report.gauges is not None:
-            executor.gauges = report.gauges
+            executor.note_gauges(report.gauges)
         self._note_turns(executor, report)
         try:
             self._record(executor, report.tokens)
@@ -317,8 +317,6 @@ class Scheduler:
             for consumer in self.consumers:
                 if consumer.has_news:
                     consumer.wake()
-        if report.step and len(executor.backlog) and executor.capacity is not None:
-            executor.backlog.spend(executor.capacity.token_budget - len(report.tokens))
         if len(self.queue):
             self._dispatch()
 

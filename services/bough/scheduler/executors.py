@@ -42,6 +42,8 @@ class Gauges:
     """Held by the prefix cache alone; given up when needed."""
     pages_free: int
     step_us: int
+    prefill_tokens: int = 0
+    """Prompt tokens computed since the executor's start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +102,10 @@ class Orders:
 
 
 class PrefillBacklog:
-    """Tokens that an executor was given and has not computed yet, estimated between its reports.
+    """Tokens that an executor was given and has not computed yet.
 
-    Prefill is reported only by a request's first token, so progress is assumed: each step spends what the decoding rows
-    leave of the token budget, in the order in which requests were given.
+    Its reports say how many prompt tokens it computed, not whose; they are taken to be those of the requests that were
+    given first.
     """
 
     def __init__(self) -> None:
@@ -127,7 +129,7 @@ class PrefillBacklog:
         self.num_tokens -= self._left.pop(record, 0)
 
     def spend(self, num_tokens: int) -> None:
-        """A step computed up to so many prompt tokens."""
+        """So many prompt tokens were computed."""
         for record, left in self._left.items():
             if num_tokens <= 0:
                 return
@@ -161,6 +163,12 @@ class Executor:
         self._unsent: dict[RequestRecord, None] = {}
         self._cancels: list[int] = []
         self._acknowledge = False
+
+    def note_gauges(self, gauges: Gauges) -> None:
+        """The state it reports, and what it has computed since the last report of this epoch."""
+        if self.gauges is not None:
+            self.backlog.spend(gauges.prefill_tokens - self.gauges.prefill_tokens)
+        self.gauges = gauges
 
     def assign(self, record: RequestRecord, num_tokens: int) -> None:
         """Give it a request of which about `num_tokens` tokens must be computed before the next one is produced."""

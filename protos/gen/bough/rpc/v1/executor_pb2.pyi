@@ -537,6 +537,7 @@ class ExecutorGauges(_message.Message):
     PAGES_CACHED_FIELD_NUMBER: _builtins.int
     PAGES_FREE_FIELD_NUMBER: _builtins.int
     STEP_US_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """Rows running."""
     waiting: _builtins.int
@@ -549,6 +550,8 @@ class ExecutorGauges(_message.Message):
     """Pages free."""
     step_us: _builtins.int
     """Duration of the step, microseconds."""
+    prefill_tokens: _builtins.int
+    """Prompt tokens computed since the executor's start, those of steps under way included."""
     def __init__(
         self,
         *,
@@ -558,10 +561,11 @@ class ExecutorGauges(_message.Message):
         pages_cached: _builtins.int = ...,
         pages_free: _builtins.int = ...,
         step_us: _builtins.int = ...,
+        prefill_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages_cached", b"pages_cached", "pages_free", b"pages_free", "pages_used", b"pages_used", "running", b"running", "step_us", b"step_us", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages_cached", b"pages_cached", "pages_free", b"pages_free", "pages_used", b"pages_used", "prefill_tokens", b"prefill_tokens", "running", b"running", "step_us", b"step_us", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
