@@ -44,7 +44,6 @@ def _workspace(case: AttentionCase) -> PrefillWorkspace:
 
 
 class _Options(TypedDict, total=False):
-    skip_single: bool
     pdl: bool
     workspace: PrefillWorkspace | None
     num_splits: int
@@ -146,14 +145,6 @@ def test_a_captured_launch_follows_what_device_memory_holds(device: torch.device
         expected = case.expected()
         expected[used:] = _SENTINEL
         assert_close(out, expected)
-
-
-def test_lines_of_one_token_can_be_left_to_the_decode_kernel(device: torch.device) -> None:
-    case = make_case([(1, 60), (20, 20), (1, 1), (2, 40)], device)
-    expected = case.expected()
-    expected[0] = _SENTINEL
-    expected[21] = _SENTINEL
-    assert_close(_attend(case, skip_single=True), expected)
 
 
 @pytest.mark.parametrize("group", [2, 4])

@@ -238,7 +238,7 @@ def _prefill_kernel(
     partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, num_splits, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
-    SPLIT: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, SKIP_SINGLE: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(1)
@@ -247,8 +247,6 @@ def _prefill_kernel(
     starts = tl.load(query_start_ptr + lines, mask=present, other=0)
     counts = tl.load(query_start_ptr + lines + 1, mask=present, other=0) - starts
     served = tl.load(context_lens_ptr + lines, mask=present, other=0) > 0
-    if SKIP_SINGLE:
-        served = served & (counts != 1)
     blocks = tl.where(served, tl.cdiv(counts, BLOCK_Q), 0)
     block_ends = tl.cumsum(blocks, 0)
     total_blocks = tl.sum(blocks, 0)
@@ -279,7 +277,7 @@ def _prefill_kernel(
 def paged_prefill_attention(
     queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, query_start: Tensor,
     context_lens: Tensor, *,
-    scale: float, window: int | None, out: Tensor, skip_single: bool = False, pdl: bool = False,
+    scale: float, window: int | None, out: Tensor, pdl: bool = False,
     workspace: PrefillWorkspace | None = None, num_splits: int = 1, min_split_tokens: int = 512,
     config: PrefillConfig | None = None,
 ) -> Tensor:  # fmt: skip
@@ -301,7 +299,6 @@ def paged_prefill_attention(
         scale: factor of the scores, positive.
         window: tokens that a token sees, itself included; None for all before it.
         out: [T, H, D].
-        skip_single: leave lines of one token alone, for `paged_decode_attention`.
         pdl: launch while the kernel before still runs (programmatic dependent launch). `rows`, `query_start` and
             `context_lens` are read at once; the kernels that write them must have ended when the one before this
             starts.
@@ -333,7 +330,7 @@ def paged_prefill_attention(
         require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
         num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
         check_workspace(workspace, shape, num_tokens, num_blocks, num_splits, device)
-        options = _Options(scale, window or 0, num_splits, min_split_tokens, skip_single, pdl)
+        options = _Options(scale, window or 0, num_splits, min_split_tokens, pdl)
         tensors = (out, queries, keys, values, page_table, rows, query_start, context_lens)
         _launch(tensors, workspace, shape, options, config)
     return out
@@ -345,7 +342,6 @@ class _Options:
     window: int
     num_splits: int
     min_split_tokens: int
-    skip_single: bool
     pdl: bool
 
 
@@ -382,7 +378,6 @@ def _launch(
         WINDOW=options.window,
         SPLIT=options.num_splits > 1,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
-        SKIP_SINGLE=options.skip_single,
         PDL=options.pdl,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
