@@ -15,7 +15,6 @@ _MEASURED = {
     "kv_pages": "measured by the executor at start: pages of 16 tokens that fit beside the largest step",
     "max_rows": "256 on a CPU",
     "token_budget": "1024 on a CPU, 8192 on a GPU, and always more than max_rows",
-    "mixed_token_budget": "128 on a CPU, 256 on a GPU",
 }
 _UNSET = {
     "api_key": "no key is asked for",

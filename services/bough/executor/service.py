@@ -47,10 +47,6 @@ DEFAULT_TOKEN_BUDGET = 1024
 
 DEFAULT_GPU_TOKEN_BUDGET = 8192
 
-DEFAULT_MIXED_TOKEN_BUDGET = 128
-DEFAULT_GPU_MIXED_TOKEN_BUDGET = 256
-"""About what makes a step of 64 decodes half as long again."""
-
 _DRAIN_POLL_S = 0.02
 _Loaded = tuple[Model, Callable[[RowTable], Pipeline]]
 
@@ -186,7 +182,6 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
     on_gpu = device.type == "cuda"
     max_rows = settings.max_rows or DEFAULT_MAX_ROWS
     default_budget = DEFAULT_GPU_TOKEN_BUDGET if on_gpu else DEFAULT_TOKEN_BUDGET
-    default_mixed = DEFAULT_GPU_MIXED_TOKEN_BUDGET if on_gpu else DEFAULT_MIXED_TOKEN_BUDGET
     config = RunnerConfig(
         model_dir=files.path,
         dtype=cast(Literal["auto", "float32", "bfloat16"], settings.dtype),
@@ -207,7 +202,7 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         eos_token_ids=files.eos_token_ids,
         max_rows=max_rows,
         token_budget=config.token_budget,
-        mixed_token_budget=settings.mixed_token_budget or default_mixed,
+        mixed_token_budget=settings.mixed_token_budget,
         observer=observer,
         make_pipeline=make_pipeline,
     )
