@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bough.common.sampling import SamplingParams
 from bough.executor.chunk_budget import LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
-from bough.executor.step import ComposerLimits
+from bough.executor.sequence import Sequence
+from bough.executor.step import ComposerLimits, StepPlan
 
 
 def budget(*, num_decodes: int = 64, num_prompts: int = 1, share: int | None = 256, cost: float = 0.0) -> ChunkBudget:
@@ -59,7 +61,7 @@ def test_chunks_stay_within_tokens_and_cost_and_a_step_with_room_takes_one(
         if left.is_spent:
             break
         chunk = left.fitting(num_tokens, start)
-        assert 1 <= chunk <= num_tokens
+        assert (not spent) <= chunk <= num_tokens
         left.spend(chunk, start)
         spent += chunk
         costs += chunk * (1 + cost * (start + chunk / 2))
@@ -67,3 +69,35 @@ def test_chunks_stay_within_tokens_and_cost_and_a_step_with_room_takes_one(
     first = LEAST_CHUNK * (1 + cost * (wanted[0][1] + LEAST_CHUNK / 2))
     # A token that costs more than what is left may still join as the last one.
     assert costs <= max(share, first) + 1 + cost * 10_000
+
+
+def sequence(num_tokens: int, num_computed: int = 0) -> Sequence:
+    return Sequence(
+        request_id=1, tokens=[1] * num_tokens, num_prompt=num_tokens, params=SamplingParams(), num_computed=num_computed
+    )
+
+
+def chunks(left: ChunkBudget, *sequences: Sequence) -> list[int]:
+    plan = StepPlan(assemble=lambda plan: plan.arrays)
+    for one in sequences:
+        left.add(plan, one, 16)
+    return [work.num_tokens for work in plan.chunks]
+
+
+def test_a_prompt_gets_no_dust_only_its_end_may_be_less_than_a_page() -> None:
+    assert chunks(budget(), sequence(250), sequence(4000), sequence(4000)) == [250]
+    assert chunks(budget(), sequence(250), sequence(5)) == [250, 5]
+    assert chunks(budget(num_prompts=12), sequence(200), sequence(4000), sequence(4000)) == [200, 176]
+
+
+def test_others_share_half_and_the_first_prompt_takes_the_rest_and_always_moves() -> None:
+    left = budget()
+    left.hold_back(True)
+    assert chunks(left, sequence(100), sequence(4000)) == [100, 16]
+    left.give_back()
+    assert chunks(left, sequence(4000)) == [128]
+    poor = budget(cost=1.0)
+    poor.hold_back(True)
+    assert chunks(poor, sequence(90_000, 80_000)) == []
+    poor.give_back()
+    assert chunks(poor, sequence(90_000, 80_000)) == [LEAST_CHUNK]

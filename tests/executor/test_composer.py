@@ -312,3 +312,33 @@ def test_a_prompt_beside_decodes_comes_in_small_chunks_and_takes_the_whole_step_
     engine.run()
     assert alone.tokens == expected(alone) and late.tokens == expected(late)
     assert decoding.status is SequenceStatus.ENDED
+
+
+def test_a_short_prompt_behind_a_long_one_begins_at_once_and_the_long_one_moves_on() -> None:
+    engine = FakeEngine(num_pages=512, page_size=4, max_rows=4, token_budget=300, mixed_token_budget=100)
+    engine.composer.add(make(1, [1, 2, 3], max_tokens=30))
+    engine.step()
+    engine.composer.add(long := make(2, [4] * 1000, max_tokens=1))
+    engine.step()
+    engine.composer.add(short := make(3, [3] * 40, max_tokens=1))
+    both = engine.step()
+    assert both is not None
+    assert sorted((work.sequence.request_id, work.num_tokens) for work in both.chunks) == [(2, 64), (3, 40)]
+    assert short in engine.finished
+    engine.run()
+    assert long.tokens == expected(long) and short.tokens == expected(short)
+
+
+def test_prompts_that_cannot_start_give_the_others_no_larger_chunks() -> None:
+    engine = FakeEngine(num_pages=512, page_size=4, max_rows=2, token_budget=600, mixed_token_budget=100)
+    engine.composer.add(make(1, [1, 2, 3], max_tokens=30))
+    engine.step()
+    for request_id in range(2, 60):
+        engine.composer.add(make(request_id, [request_id] * 300, max_tokens=1))
+    engine.composer.num_queued = 1000
+    sizes = set()
+    for _ in range(6):
+        plan = engine.step()
+        assert plan is not None
+        sizes.add(sum(work.num_tokens for work in plan.chunks))
+    assert sizes == {100}

@@ -209,6 +209,7 @@ async def test_orders_reach_the_engine_in_domain_terms(executor: Fixture, stream
         admits=[admit(1, 2, order=4, cache_namespace=b"n"), admit(3, produced=[8])],
         cancels=[9],
         limits=pb.Limits(token_budget=32),
+        queued=17,
         retract_order=pb.RetractOrder(requests=[2, 1]),
     )
     orders = await executor.next_orders()
@@ -216,11 +217,11 @@ async def test_orders_reach_the_engine_in_domain_terms(executor: Fixture, stream
     first, _, third = orders.admissions
     assert (first.prompt, first.produced, first.cache_namespace) == ([5, 6], [], b"n")
     assert third.produced == [8]
-    assert (orders.cancels, orders.token_budget, orders.retract_order) == ([9], 32, [2, 1])
+    assert (orders.cancels, orders.token_budget, orders.queued, orders.retract_order) == ([9], 32, 17, [2, 1])
     await scheduler.send(cancels=[1])
     following = await executor.next_orders()
     assert following.number == orders.number + 1
-    assert (following.token_budget, following.retract_order) == (None, None)
+    assert (following.token_budget, following.queued, following.retract_order) == (None, None, None)
 
 
 async def test_a_step_is_told_in_one_message_and_ends_are_kept_until_acknowledged(

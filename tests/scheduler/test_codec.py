@@ -59,11 +59,12 @@ def test_orders_carry_everything_an_executor_needs() -> None:
         order=3,
         traceparent="00-a-b-01",
     )
-    message = encode_orders(Orders(admits=[admit], cancels=[4]))
+    message = encode_orders(Orders(admits=[admit], cancels=[4], queued=5))
     [sent] = message.admits
     assert (list(sent.requests), list(sent.prompt), list(sent.produced)) == ([1, 2], [5, 6], [7])
     assert (sent.sampling.seed, sent.cache_namespace, sent.order, sent.traceparent) == (9, b"tenant", 3, "00-a-b-01")
-    assert list(message.cancels) == [4]
+    assert list(message.cancels) == [4] and message.queued == 5
+    assert not encode_orders(Orders()).HasField("queued")
 
 
 def test_an_attach_names_where_each_record_ends() -> None:

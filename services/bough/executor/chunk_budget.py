@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 
-from bough.executor.step import ComposerLimits
+from bough.executor.sequence import Sequence
+from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 PROMPTS_PER_SHARE = 8
 """Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
 
 LEAST_CHUNK = 64
-"""Tokens of a prompt that join decodes whatever they cost, so that the end of a very long prompt is not cut to dust."""
+"""Tokens of one prompt a step that join decodes whatever they cost, so that the end of a very long one is reached."""
 
 
 class ChunkBudget:
@@ -32,7 +33,8 @@ class ChunkBudget:
         self._num_tokens = num_tokens
         self._cost = math.inf if cost is None else cost
         self._context_cost = context_cost
-        self._is_fresh = True
+        self._least = LEAST_CHUNK
+        self._held_back = 0.0
 
     @classmethod
     def of_step(cls, limits: ComposerLimits, *, num_decodes: int, num_prompts: int) -> ChunkBudget:
@@ -47,28 +49,63 @@ class ChunkBudget:
         if share is None or not num_decodes:
             return cls(num_tokens)
         cost = share * max(1.0, num_prompts / PROMPTS_PER_SHARE)
-        return cls(num_tokens, cost=cost, context_cost=limits.context_cost)
+        return cls(num_tokens, cost=min(cost, num_tokens), context_cost=limits.context_cost)
+
+    @property
+    def is_shared(self) -> bool:
+        """Chunks join decodes, and may not cost what they like."""
+        return self._cost != math.inf
 
     @property
     def is_spent(self) -> bool:
         """No further token may join."""
-        return self._num_tokens < 1 or (self._cost < 1 and not self._is_fresh)
+        return self._num_tokens < 1 or (self._cost < 1 and not self._least)
+
+    def hold_back(self, half: bool) -> None:
+        """Keep half for the prompt that comes first, so that short ones do not wait for all of a long one."""
+        if half:
+            self._held_back = self._cost / 2
+            self._cost -= self._held_back
+            self._least = 0
+
+    def give_back(self) -> None:
+        """What was held back, and what the others have left, is for the prompt that comes first."""
+        if self._held_back:
+            self._cost += self._held_back
+            self._least = LEAST_CHUNK
+
+    def add(self, plan: StepPlan, sequence: Sequence, page_size: int) -> None:
+        """Schedule as much of a prompt as fits; nothing where that would be less than a page and not its end."""
+        if self.is_spent:
+            return
+        start = sequence.num_computed
+        num_tokens = self.fitting(sequence.num_uncomputed, start)
+        is_last = num_tokens == sequence.num_uncomputed
+        if not is_last:
+            # Chunks that end with a page leave no page half published to those who wait for it.
+            excess = (start + num_tokens) % page_size
+            if excess < num_tokens:
+                num_tokens -= excess
+            elif self.is_shared and not self._least:
+                self._cost = min(self._cost, 0.0)
+                return
+        plan.chunks.append(RowWork(sequence=sequence, start=start, num_tokens=num_tokens, samples=is_last))
+        self.spend(num_tokens, start)
 
     def fitting(self, num_tokens: int, start: int) -> int:
-        """How many of `num_tokens` tokens from position `start` on may join; at least one unless it is spent."""
+        """How many of `num_tokens` tokens from position `start` on may join."""
         most = min(num_tokens, self._num_tokens)
-        if self._cost == math.inf:
+        if not self.is_shared:
             return most
         # n tokens see start + n / 2 tokens of context on average.
         linear, half = 1 + self._context_cost * start, self._context_cost / 2
         affordable = self._cost / linear
-        if half:
+        if half and self._cost > 0:
             affordable = (math.sqrt(linear * linear + 4 * half * self._cost) - linear) / (2 * half)
-        least = LEAST_CHUNK if self._is_fresh else 1
-        return min(most, max(int(affordable), least))
+        return min(most, max(int(affordable), self._least))
 
     def spend(self, num_tokens: int, start: int) -> None:
         """So many tokens from position `start` on have joined."""
         self._num_tokens -= num_tokens
         self._cost -= num_tokens * (1 + self._context_cost * (start + num_tokens / 2))
-        self._is_fresh = False
+        self._least = 0

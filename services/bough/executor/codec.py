@@ -33,6 +33,8 @@ def decode_orders(message: pb.RunRequest) -> Orders:
             orders.refusals.extend(_refuse(admit, f"the request cannot be understood: {error}"))
     if message.HasField("limits"):
         orders.token_budget = message.limits.token_budget
+    if message.HasField("queued"):
+        orders.queued = message.queued
     if message.HasField("retract_order"):
         orders.retract_order = list(message.retract_order.requests)
     return orders

@@ -25,7 +25,7 @@ from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.row_table import RowTable
 from bough.executor.running_set import RunningSet, rank
 from bough.executor.sequence import Sequence, SequenceStatus
-from bough.executor.step import ComposerLimits, FailedSequence, PageCopy, RowWork, StepPlan
+from bough.executor.step import ComposerLimits, FailedSequence, PageCopy, StepPlan
 
 
 class StepComposer:
@@ -47,6 +47,8 @@ class StepComposer:
         self._ending: list[Sequence] = []
         self._tail_holds: list[Node] = []
         self._may_admit = True
+        self._is_short_of_pages = False
+        self.num_queued = 0  # sequences that wait elsewhere for a place here
 
     @property
     def num_running(self) -> int:
@@ -133,14 +135,7 @@ class StepComposer:
             raise RuntimeError("compose before the last plan was advanced")
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
-        budget = self._chunk_budget()
-        for sequence in self._running.prefilling:
-            if budget.is_spent:
-                break
-            self._add_chunk(sequence, plan, budget)
-        # A step that took pages away starts nobody: the freed pages are for those who still run.
-        if not plan.retracted or not self.num_running:
-            self._admit_waiting(plan, budget)
+        self._add_chunks(plan)
         if self._running.decoding:
             plan.decodes = self._running.decoding.copy()
             plan.decode_rows = self._running.decode_rows
@@ -257,23 +252,25 @@ class StepComposer:
         sequence.num_pending += num_pending
         self._running.start_decoding(sequence)
 
+    def _add_chunks(self, plan: StepPlan) -> None:
+        """Prefills under way, then new ones; beside decodes the first of all last, with what the others leave."""
+        budget = self._chunk_budget()
+        prefilling = self._running.prefilling.copy()
+        first = prefilling[:1] if budget.is_shared else []
+        budget.hold_back(bool(first))
+        for sequence in prefilling[len(first) :]:
+            budget.add(plan, sequence, self._page_size)
+        # A step that took pages away starts nobody: the freed pages are for those who still run.
+        if not plan.retracted or not self.num_running:
+            self._admit_waiting(plan, budget)
+        budget.give_back()
+        for sequence in first:
+            budget.add(plan, sequence, self._page_size)
+
     def _chunk_budget(self) -> ChunkBudget:
-        # Who waits for pages to be given back could start nothing, whatever the budget.
-        startable = self.num_waiting if self._may_admit and self.table.can_allocate() else 0
+        startable = 0 if self._is_short_of_pages else min(len(self._waiting) + self.num_queued, self.table.num_free)
         num_decodes, num_prompts = len(self._running.decoding), len(self._running.prefilling) + startable
         return ChunkBudget.of_step(self.limits, num_decodes=num_decodes, num_prompts=num_prompts)
-
-    def _add_chunk(self, sequence: Sequence, plan: StepPlan, budget: ChunkBudget) -> None:
-        """Schedules as much of a prefill as the budget allows."""
-        num_tokens = budget.fitting(sequence.num_uncomputed, sequence.num_computed)
-        is_last = num_tokens == sequence.num_uncomputed
-        if not is_last:
-            # Chunks that end with a page leave no page half published to those who wait for it.
-            excess = (sequence.num_computed + num_tokens) % self._page_size
-            num_tokens -= excess if excess < num_tokens else 0
-        start = sequence.num_computed
-        plan.chunks.append(RowWork(sequence=sequence, start=start, num_tokens=num_tokens, samples=is_last))
-        budget.spend(num_tokens, start)
 
     def _grow_decodes(self, plan: StepPlan) -> None:
         """Gives a page to each decode whose next token begins one."""
@@ -349,6 +346,7 @@ class StepComposer:
         """Starts waiting sequences in order until rows, pages or budget end."""
         if not self._may_admit and self.num_running:
             return
+        self._is_short_of_pages = False
         while self._waiting and not budget.is_spent and self.table.can_allocate():
             sequence = self._waiting[0]
             if sequence.key is None:
@@ -361,12 +359,13 @@ class StepComposer:
             if not self._admit(sequence, match, plan):
                 # Tried again when something was released or published, not at each step.
                 self._may_admit = False
+                self._is_short_of_pages = True
                 break
             del self._waiting[0]
             if sequence.status is SequenceStatus.DECODING:
                 budget.spend(1, sequence.num_computed)
             else:
-                self._add_chunk(sequence, plan, budget)
+                budget.add(plan, sequence, self._page_size)
         for node in self._tail_holds:
             self._tree.unlock(node)
         self._tail_holds.clear()
@@ -448,6 +447,7 @@ class StepComposer:
         """Takes row and pages from a running sequence; it keeps its tokens and waits to resume."""
         self._release(sequence)
         plan.retracted.append(sequence)
+        sequence.was_retracted = True
         sequence.status = SequenceStatus.WAITING
         if not sequence.num_pending:  # else it cannot be computed again before its tokens are known
             self._enqueue([sequence])

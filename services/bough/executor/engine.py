@@ -147,6 +147,8 @@ class Engine:
         for admission in orders.admissions:
             if admission.request not in self._running:
                 self._admit(admission)
+        if orders.queued is not None:
+            self._composer.num_queued = orders.queued
         if orders.token_budget is not None:
             self._limit(orders.token_budget or self.capacity.token_budget)
         if orders.retract_order is not None:
@@ -206,7 +208,7 @@ class Engine:
             self._collect_all()
             return True
         advance()
-        self._prefill_tokens += sum(work.num_tokens for work in plan.chunks)
+        self._prefill_tokens += sum(work.num_tokens for work in plan.chunks if not work.sequence.was_retracted)
         self._flights.append(_Flight(sampling=sampling, running=running, began=began))
         self._observer.launched(plan)
         return True

@@ -51,12 +51,15 @@ class Orders:
     cancels: list[int] = field(default_factory=list)
     token_budget: int | None = None
     """Tokens computed in one step at most; 0 for the executor's own limit, None for no change."""
+    queued: int | None = None
+    """Requests that wait at the scheduler; None for no change."""
     retract_order: Sequence[int] | None = None
     """The first one gives way first, those not named keep the order of admission; None for no change."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to do for the engine."""
-        return bool(self.admissions or self.cancels or self.token_budget is not None or self.retract_order is not None)
+        changes = (self.token_budget, self.queued, self.retract_order)
+        return bool(self.admissions or self.cancels or any(change is not None for change in changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ class Gauges:
     pages_free: int
     step_us: int
     prefill_tokens: int = 0
-    """Prompt tokens computed since the start, those of steps under way included."""
+    """Prompt tokens computed since the start, those of steps under way included, but not what is computed again."""
 
 
 @dataclass(slots=True, kw_only=True)

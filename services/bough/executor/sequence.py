@@ -55,6 +55,7 @@ class Sequence:
     num_cached_tokens: int = 0
     """Tokens found in the cache when the sequence first got a row."""
     was_admitted: bool = False
+    was_retracted: bool = False
 
     node: Node | None = field(default=None, repr=False)
     """Locked end of the part of `pages` that the radix tree owns."""

@@ -53,7 +53,7 @@ class Admission:
         surplus = max(2, capacity.max_rows // SURPLUS_ROWS_DIVISOR)
         return (
             len(executor.assigned) < capacity.max_rows + surplus
-            and executor.backlog.num_tokens < LOOKAHEAD_STEPS * capacity.token_budget
+            and executor.backlog.num_waiting_tokens < LOOKAHEAD_STEPS * capacity.token_budget
         )
 
     def fits(self, executor: Executor, entry: Waiting) -> bool:
@@ -80,8 +80,8 @@ class Admission:
     def _pages_free(self, executor: Executor, capacity: Capacity) -> int:
         gauges = executor.gauges
         free = capacity.num_pages if gauges is None else gauges.pages_free + gauges.pages_cached
-        # What was given and not computed yet is not in the gauges.
-        return free - capacity.pages_for(executor.backlog.num_tokens) - len(executor.backlog)
+        # A request gets all pages of its prompt when its first chunk is computed; then they are in the gauges.
+        return free - capacity.pages_for(executor.backlog.num_waiting_tokens) - len(executor.backlog)
 
     def _growth_pages(self, executor: Executor, capacity: Capacity) -> int:
         num_tokens = sum(self._expected_tokens(record) for record in executor.assigned.values())

@@ -58,7 +58,9 @@ def encode_executor_attach(
 
 def encode_orders(orders: Orders) -> executor_pb2.RunRequest:
     """What an executor is told."""
-    return executor_pb2.RunRequest(admits=[_encode_admit(admit) for admit in orders.admits], cancels=orders.cancels)
+    return executor_pb2.RunRequest(
+        admits=[_encode_admit(admit) for admit in orders.admits], cancels=orders.cancels, queued=orders.queued
+    )
 
 
 def _encode_admit(admit: AdmitOrder) -> executor_pb2.Admit:

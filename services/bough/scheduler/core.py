@@ -396,7 +396,7 @@ class Scheduler:
         record.fruitless_deaths = 0
         record.steady = record.logprobs is None
         if record.executor is not None:
-            record.executor.backlog.discard(record)
+            record.executor.backlog.begin(record)
         if record.first_token_s is None:
             record.first_token_s = self._clock.monotonic_s()
             self.observer.started(record)
@@ -412,6 +412,11 @@ class Scheduler:
     # Admission
 
     def _dispatch(self) -> None:
+        self._place_waiting()
+        for executor in self.executors:
+            executor.note_queue(len(self.queue))
+
+    def _place_waiting(self) -> None:
         while len(self.queue):
             ready = [executor for executor in self.executors if self.admission.has_room(executor)]
             if not ready:

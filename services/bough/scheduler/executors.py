@@ -13,6 +13,9 @@ from bough.common.telemetry import traceparent_of
 from bough.scheduler.mirror import PrefixMirror
 from bough.scheduler.requests import RequestRecord
 
+_QUEUE_STEP = 8
+"""An executor is told of a queue anew when it has grown or shrunk by about so many requests."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
@@ -99,44 +102,77 @@ class Orders:
 
     admits: list[AdmitOrder] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
+    queued: int | None = None
+    """Requests that wait for a place; None for no change."""
+
+
+@dataclass(slots=True)
+class _Given:
+    """What a request brought to compute, and what of it is left."""
+
+    tokens: int
+    left: int
 
 
 class PrefillBacklog:
     """Tokens that an executor was given and has not computed yet.
 
     Its reports say how many prompt tokens it computed, not whose; they are taken to be those of the requests that were
-    given first.
+    given first, until one of them begins.
     """
 
     def __init__(self) -> None:
-        self._left: dict[RequestRecord, int] = {}
+        self._given: dict[RequestRecord, _Given] = {}
         self.num_tokens = 0
+        self.num_waiting_tokens = 0
+        """Of requests of which nothing is computed: they have no pages yet."""
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._given)
 
     def __contains__(self, record: RequestRecord) -> bool:
-        return record in self._left
+        return record in self._given
 
     def add(self, record: RequestRecord, num_tokens: int) -> None:
         """A request was given with so many tokens to compute."""
         self.discard(record)
-        self._left[record] = num_tokens
-        self.num_tokens += num_tokens
+        given = self._given[record] = _Given(num_tokens, num_tokens)
+        self._change(given, 0, num_tokens)
 
-    def discard(self, record: RequestRecord) -> None:
-        """A request has begun, or left."""
-        self.num_tokens -= self._left.pop(record, 0)
+    def begin(self, record: RequestRecord) -> None:
+        """A request's first token came: what was not put down to it is taken back from the others."""
+        surplus = self.discard(record)
+        for given in self._given.values():
+            if not surplus:
+                return
+            back = min(surplus, given.tokens - given.left)
+            if back:
+                self._change(given, given.left, given.left + back)
+                surplus -= back
+
+    def discard(self, record: RequestRecord) -> int:
+        """A request has left; returns its tokens that were not computed yet."""
+        given = self._given.pop(record, None)
+        if given is None:
+            return 0
+        left = given.left
+        self._change(given, left, 0)
+        return left
 
     def spend(self, num_tokens: int) -> None:
         """So many prompt tokens were computed."""
-        for record, left in self._left.items():
+        for given in self._given.values():
             if num_tokens <= 0:
                 return
-            done = min(left, num_tokens)
-            self._left[record] = left - done
-            self.num_tokens -= done
-            num_tokens -= done
+            done = min(given.left, num_tokens)
+            if done:
+                self._change(given, given.left, given.left - done)
+                num_tokens -= done
+
+    def _change(self, given: _Given, before: int, after: int) -> None:
+        given.left = after
+        self.num_tokens += after - before
+        self.num_waiting_tokens += given.tokens * ((after == given.tokens) - (before == given.tokens))
 
 
 class Executor:
@@ -163,6 +199,15 @@ class Executor:
         self._unsent: dict[RequestRecord, None] = {}
         self._cancels: list[int] = []
         self._acknowledge = False
+        self._queued = 0
+        self._queue_changed = False
+
+    def note_queue(self, length: int) -> None:
+        """So many requests wait for a place; it is told when that has changed much."""
+        if length // _QUEUE_STEP != self._queued // _QUEUE_STEP:
+            self._queued = length
+            self._queue_changed = True
+            self.wake()
 
     def note_gauges(self, gauges: Gauges) -> None:
         """The state it reports, and what it has computed since the last report of this epoch."""
@@ -216,14 +261,19 @@ class Executor:
         """What a new stream opens with. Orders not sent are dropped: the answer to the resumes replaces them."""
         self._unsent.clear()
         self._cancels.clear()
+        self._queue_changed = self._queued > 0
         return [ResumePoint(r.request, len(r.tokens)) for r in self.assigned.values()]
 
     def collect(self) -> Orders | None:
         """Orders for the next message; None when there is nothing to say. Empty ones acknowledge ends."""
-        if not (self._unsent or self._cancels or self._acknowledge):
+        if not (self._unsent or self._cancels or self._acknowledge or self._queue_changed):
             return None
-        orders = Orders(admits=admit_orders(list(self._unsent)), cancels=self._cancels)
-        self._unsent, self._cancels, self._acknowledge = {}, [], False
+        orders = Orders(
+            admits=admit_orders(list(self._unsent)),
+            cancels=self._cancels,
+            queued=self._queued if self._queue_changed else None,
+        )
+        self._unsent, self._cancels, self._acknowledge, self._queue_changed = {}, [], False, False
         return orders
 
     def _drop(self, record: RequestRecord) -> None:

@@ -71,7 +71,7 @@ class GpuSteps:
         self._max_tokens = max_tokens
         self._decode_sizes = _sizes(_DECODE_SIZES, max_lines)
         self._sample_sizes = _sizes(_SAMPLE_SIZES, max_lines)
-        self._mixed_sizes = [size for size in _MIXED_SIZES if size <= max_tokens]
+        self._mixed_sizes = [size for size in _MIXED_SIZES if size <= max_tokens] or [max_tokens]
         self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 

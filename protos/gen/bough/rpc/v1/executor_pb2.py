@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bough.rpc.v1 import common_pb2 as bough_dot_rpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ough/rpc/v1/executor.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x19\n\x17\x45xecutorDescribeRequest\"\x82\x01\n\x18\x45xecutorDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.Capacity\"X\n\x08\x43\x61pacity\x12\x11\n\tnum_pages\x18\x01 \x01(\r\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x10\n\x08max_rows\x18\x03 \x01(\r\x12\x14\n\x0ctoken_budget\x18\x04 \x01(\r\"\xa7\x02\n\nRunRequest\x12,\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x1c.bough.rpc.v1.ExecutorAttach\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12#\n\x06\x61\x64mits\x18\x04 \x03(\x0b\x32\x13.bough.rpc.v1.Admit\x12\x0f\n\x07\x63\x61ncels\x18\x05 \x03(\x06\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.bough.rpc.v1.Limits\x12\x31\n\rretract_order\x18\x07 \x01(\x0b\x32\x1a.bough.rpc.v1.RetractOrder\x12!\n\x05\x66orks\x18\x08 \x03(\x0b\x32\x12.bough.rpc.v1.Fork\x12\x1f\n\x04pins\x18\t \x03(\x0b\x32\x11.bough.rpc.v1.Pin\"\x97\x01\n\x0e\x45xecutorAttach\x12\x17\n\x0fscheduler_epoch\x18\x01 \x01(\x04\x12\x16\n\x0e\x65xecutor_epoch\x18\x02 \x01(\x04\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12%\n\x07resumes\x18\x04 \x03(\x0b\x32\x14.bough.rpc.v1.Resume\"\xa8\x01\n\x05\x41\x64mit\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12\x10\n\x08produced\x18\x03 \x03(\r\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.bough.rpc.v1.SamplingParams\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x05 \x01(\x0c\x12\r\n\x05order\x18\x06 \x01(\x04\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\"\x1e\n\x06Limits\x12\x14\n\x0ctoken_budget\x18\x01 \x01(\r\" \n\x0cRetractOrder\x12\x10\n\x08requests\x18\x01 \x03(\x06\":\n\x04\x46ork\x12\x0e\n\x06parent\x18\x01 \x01(\x06\x12\x10\n\x08requests\x18\x02 \x03(\x06\x12\x10\n\x08position\x18\x03 \x01(\r\"=\n\x03Pin\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x02 \x01(\x0c\x12\r\n\x05unpin\x18\x03 \x01(\x08\"\xe0\x02\n\x0bRunResponse\x12\x30\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x1e.bough.rpc.v1.ExecutorAttached\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x06tokens\x18\x05 \x01(\x0b\x32\x1a.bough.rpc.v1.TokenColumns\x12-\n\x07started\x18\x06 \x01(\x0b\x32\x1c.bough.rpc.v1.StartedColumns\x12\x11\n\tretracted\x18\x07 \x03(\x06\x12*\n\x06\x65rrors\x18\x08 \x03(\x0b\x32\x1a.bough.rpc.v1.RequestError\x12/\n\x0c\x63\x61\x63he_events\x18\t \x01(\x0b\x32\x19.bough.rpc.v1.CacheEvents\x12,\n\x06gauges\x18\n \x01(\x0b\x32\x1c.bough.rpc.v1.ExecutorGauges\"\x94\x01\n\x10\x45xecutorAttached\x12\x16\n\x0e\x65xecutor_epoch\x18\x01 \x01(\x04\x12-\n\x08identity\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.Capacity\x12\x0f\n\x07running\x18\x04 \x03(\x06\"?\n\x0b\x43\x61\x63heEvents\x12\x0e\n\x06stored\x18\x01 \x03(\x06\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0f\n\x07\x63leared\x18\x03 \x01(\x08\"\x99\x01\n\x0e\x45xecutorGauges\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x12\n\npages_used\x18\x03 \x01(\r\x12\x14\n\x0cpages_cached\x18\x04 \x01(\r\x12\x12\n\npages_free\x18\x05 \x01(\r\x12\x0f\n\x07step_us\x18\x06 \x01(\r\x12\x16\n\x0eprefill_tokens\x18\x07 \x01(\x04\x32\xac\x01\n\x0f\x45xecutorService\x12Y\n\x08\x44\x65scribe\x12%.bough.rpc.v1.ExecutorDescribeRequest\x1a&.bough.rpc.v1.ExecutorDescribeResponse\x12>\n\x03Run\x12\x18.bough.rpc.v1.RunRequest\x1a\x19.bough.rpc.v1.RunResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ough/rpc/v1/executor.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x19\n\x17\x45xecutorDescribeRequest\"\x82\x01\n\x18\x45xecutorDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.Capacity\"X\n\x08\x43\x61pacity\x12\x11\n\tnum_pages\x18\x01 \x01(\r\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x10\n\x08max_rows\x18\x03 \x01(\r\x12\x14\n\x0ctoken_budget\x18\x04 \x01(\r\"\xc7\x02\n\nRunRequest\x12,\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x1c.bough.rpc.v1.ExecutorAttach\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12#\n\x06\x61\x64mits\x18\x04 \x03(\x0b\x32\x13.bough.rpc.v1.Admit\x12\x0f\n\x07\x63\x61ncels\x18\x05 \x03(\x06\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.bough.rpc.v1.Limits\x12\x31\n\rretract_order\x18\x07 \x01(\x0b\x32\x1a.bough.rpc.v1.RetractOrder\x12!\n\x05\x66orks\x18\x08 \x03(\x0b\x32\x12.bough.rpc.v1.Fork\x12\x1f\n\x04pins\x18\t \x03(\x0b\x32\x11.bough.rpc.v1.Pin\x12\x13\n\x06queued\x18\n \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_queued\"\x97\x01\n\x0e\x45xecutorAttach\x12\x17\n\x0fscheduler_epoch\x18\x01 \x01(\x04\x12\x16\n\x0e\x65xecutor_epoch\x18\x02 \x01(\x04\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12%\n\x07resumes\x18\x04 \x03(\x0b\x32\x14.bough.rpc.v1.Resume\"\xa8\x01\n\x05\x41\x64mit\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12\x10\n\x08produced\x18\x03 \x03(\r\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.bough.rpc.v1.SamplingParams\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x05 \x01(\x0c\x12\r\n\x05order\x18\x06 \x01(\x04\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\"\x1e\n\x06Limits\x12\x14\n\x0ctoken_budget\x18\x01 \x01(\r\" \n\x0cRetractOrder\x12\x10\n\x08requests\x18\x01 \x03(\x06\":\n\x04\x46ork\x12\x0e\n\x06parent\x18\x01 \x01(\x06\x12\x10\n\x08requests\x18\x02 \x03(\x06\x12\x10\n\x08position\x18\x03 \x01(\r\"=\n\x03Pin\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x02 \x01(\x0c\x12\r\n\x05unpin\x18\x03 \x01(\x08\"\xe0\x02\n\x0bRunResponse\x12\x30\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x1e.bough.rpc.v1.ExecutorAttached\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x06tokens\x18\x05 \x01(\x0b\x32\x1a.bough.rpc.v1.TokenColumns\x12-\n\x07started\x18\x06 \x01(\x0b\x32\x1c.bough.rpc.v1.StartedColumns\x12\x11\n\tretracted\x18\x07 \x03(\x06\x12*\n\x06\x65rrors\x18\x08 \x03(\x0b\x32\x1a.bough.rpc.v1.RequestError\x12/\n\x0c\x63\x61\x63he_events\x18\t \x01(\x0b\x32\x19.bough.rpc.v1.CacheEvents\x12,\n\x06gauges\x18\n \x01(\x0b\x32\x1c.bough.rpc.v1.ExecutorGauges\"\x94\x01\n\x10\x45xecutorAttached\x12\x16\n\x0e\x65xecutor_epoch\x18\x01 \x01(\x04\x12-\n\x08identity\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.Capacity\x12\x0f\n\x07running\x18\x04 \x03(\x06\"?\n\x0b\x43\x61\x63heEvents\x12\x0e\n\x06stored\x18\x01 \x03(\x06\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0f\n\x07\x63leared\x18\x03 \x01(\x08\"\x99\x01\n\x0e\x45xecutorGauges\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x12\n\npages_used\x18\x03 \x01(\r\x12\x14\n\x0cpages_cached\x18\x04 \x01(\r\x12\x12\n\npages_free\x18\x05 \x01(\r\x12\x0f\n\x07step_us\x18\x06 \x01(\r\x12\x16\n\x0eprefill_tokens\x18\x07 \x01(\x04\x32\xac\x01\n\x0f\x45xecutorService\x12Y\n\x08\x44\x65scribe\x12%.bough.rpc.v1.ExecutorDescribeRequest\x1a&.bough.rpc.v1.ExecutorDescribeResponse\x12>\n\x03Run\x12\x18.bough.rpc.v1.RunRequest\x1a\x19.bough.rpc.v1.RunResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPACITY']._serialized_start=232
   _globals['_CAPACITY']._serialized_end=320
   _globals['_RUNREQUEST']._serialized_start=323
-  _globals['_RUNREQUEST']._serialized_end=618
-  _globals['_EXECUTORATTACH']._serialized_start=621
-  _globals['_EXECUTORATTACH']._serialized_end=772
-  _globals['_ADMIT']._serialized_start=775
-  _globals['_ADMIT']._serialized_end=943
-  _globals['_LIMITS']._serialized_start=945
-  _globals['_LIMITS']._serialized_end=975
-  _globals['_RETRACTORDER']._serialized_start=977
-  _globals['_RETRACTORDER']._serialized_end=1009
-  _globals['_FORK']._serialized_start=1011
-  _globals['_FORK']._serialized_end=1069
-  _globals['_PIN']._serialized_start=1071
-  _globals['_PIN']._serialized_end=1132
-  _globals['_RUNRESPONSE']._serialized_start=1135
-  _globals['_RUNRESPONSE']._serialized_end=1487
-  _globals['_EXECUTORATTACHED']._serialized_start=1490
-  _globals['_EXECUTORATTACHED']._serialized_end=1638
-  _globals['_CACHEEVENTS']._serialized_start=1640
-  _globals['_CACHEEVENTS']._serialized_end=1703
-  _globals['_EXECUTORGAUGES']._serialized_start=1706
-  _globals['_EXECUTORGAUGES']._serialized_end=1859
-  _globals['_EXECUTORSERVICE']._serialized_start=1862
-  _globals['_EXECUTORSERVICE']._serialized_end=2034
+  _globals['_RUNREQUEST']._serialized_end=650
+  _globals['_EXECUTORATTACH']._serialized_start=653
+  _globals['_EXECUTORATTACH']._serialized_end=804
+  _globals['_ADMIT']._serialized_start=807
+  _globals['_ADMIT']._serialized_end=975
+  _globals['_LIMITS']._serialized_start=977
+  _globals['_LIMITS']._serialized_end=1007
+  _globals['_RETRACTORDER']._serialized_start=1009
+  _globals['_RETRACTORDER']._serialized_end=1041
+  _globals['_FORK']._serialized_start=1043
+  _globals['_FORK']._serialized_end=1101
+  _globals['_PIN']._serialized_start=1103
+  _globals['_PIN']._serialized_end=1164
+  _globals['_RUNRESPONSE']._serialized_start=1167
+  _globals['_RUNRESPONSE']._serialized_end=1519
+  _globals['_EXECUTORATTACHED']._serialized_start=1522
+  _globals['_EXECUTORATTACHED']._serialized_end=1670
+  _globals['_CACHEEVENTS']._serialized_start=1672
+  _globals['_CACHEEVENTS']._serialized_end=1735
+  _globals['_EXECUTORGAUGES']._serialized_start=1738
+  _globals['_EXECUTORGAUGES']._serialized_end=1891
+  _globals['_EXECUTORSERVICE']._serialized_start=1894
+  _globals['_EXECUTORSERVICE']._serialized_end=2066
 # @@protoc_insertion_point(module_scope)

@@ -119,10 +119,15 @@ class RunRequest(_message.Message):
     RETRACT_ORDER_FIELD_NUMBER: _builtins.int
     FORKS_FIELD_NUMBER: _builtins.int
     PINS_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Number of this message, from 1."""
     ack: _builtins.int
     """Highest RunResponse.seq received."""
+    queued: _builtins.int
+    """About how many requests wait for a place at an executor; absent: unchanged. The more wait, the more prompt tokens
+    join decodes in a step.
+    """
     @_builtins.property
     def attach(self) -> Global___ExecutorAttach:
         """Set in the first message only."""
@@ -163,12 +168,15 @@ class RunRequest(_message.Message):
         retract_order: Global___RetractOrder | None = ...,
         forks: _abc.Iterable[Global___Fork] | None = ...,
         pins: _abc.Iterable[Global___Pin] | None = ...,
+        queued: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "limits", b"limits", "retract_order", b"retract_order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_queued", b"_queued", "attach", b"attach", "limits", b"limits", "queued", b"queued", "retract_order", b"retract_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "admits", b"admits", "attach", b"attach", "cancels", b"cancels", "forks", b"forks", "limits", b"limits", "pins", b"pins", "retract_order", b"retract_order", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queued", b"_queued", "ack", b"ack", "admits", b"admits", "attach", b"attach", "cancels", b"cancels", "forks", b"forks", "limits", b"limits", "pins", b"pins", "queued", b"queued", "retract_order", b"retract_order", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__queued: _TypeAlias = _typing.Literal["queued"]  # noqa: Y015
+    _WhichOneofArgType__queued: _TypeAlias = _typing.Literal["_queued", b"_queued"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued) -> _WhichOneofReturnType__queued | None: ...
 
 Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
 
@@ -551,7 +559,9 @@ class ExecutorGauges(_message.Message):
     step_us: _builtins.int
     """Duration of the step, microseconds."""
     prefill_tokens: _builtins.int
-    """Prompt tokens computed since the executor's start, those of steps under way included."""
+    """Prompt tokens computed since the executor's start, those of steps under way included, those computed again after a
+    retraction not.
+    """
     def __init__(
         self,
         *,
