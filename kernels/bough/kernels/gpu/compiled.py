@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ class CompiledBlock:
         try:
             with torch._dynamo.config.patch(recompile_limit=_MAX_SIZES):
                 result = self._compiled(residual, attended, between)
-        except (torch._dynamo.exc.TorchDynamoException, ImportError) as error:
+        except (torch._dynamo.exc.TorchDynamoException, ImportError, OSError, subprocess.CalledProcessError) as error:
             raise CompileError(_reason(error)) from error
         self._sizes.add(num_tokens)
         seconds = time.perf_counter() - began
