@@ -61,7 +61,29 @@ class RunnerConfig:
     """How torch.compile makes what lies between attentions on a GPU, for steps of 5 to 512 tokens."""
 
 
-class ModelRunner:
+class LoadedModel:
+    """What every runner says of its model; a runner sets both in its `__init__`."""
+
+    model_config: ModelConfig
+    layout: KVCacheLayout
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return self.layout.page_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.model_config.vocab_size
+
+    @property
+    def context_cost(self) -> float:
+        """See `ModelConfig.context_cost`."""
+        return self.model_config.context_cost
+
+
+class ModelRunner(LoadedModel):
     """Runs forward passes. Not thread-safe: one thread loads and steps."""
 
     def __init__(self, config: RunnerConfig, model: LlamaForCausalLM, layout: KVCacheLayout, backend: _Backend) -> None:
@@ -116,21 +138,6 @@ class ModelRunner:
     def num_pages(self) -> int:
         """Pages of the pool."""
         return self._cache.num_pages
-
-    @property
-    def page_size(self) -> int:
-        """Tokens in a page."""
-        return self.layout.page_size
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return self.model_config.vocab_size
-
-    @property
-    def context_cost(self) -> float:
-        """See `ModelConfig.context_cost`."""
-        return self.model_config.context_cost
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:

@@ -141,6 +141,8 @@ class PrefillBacklog:
 
     def begin(self, record: RequestRecord) -> None:
         """A request's first token came: what was not put down to it is taken back from the others."""
+        if record not in self._given:
+            return  # each further token
         surplus = self.discard(record)
         for given in self._given.values():
             if not surplus:

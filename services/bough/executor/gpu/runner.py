@@ -24,7 +24,7 @@ from bough.executor.models.config import ModelConfig, ModelError
 from bough.executor.models.llama import LlamaForCausalLM
 from bough.executor.models.registry import build_model, check_supported
 from bough.executor.pipeline.base import DeviceFailedError
-from bough.executor.runner import RunnerConfig, max_context_of
+from bough.executor.runner import LoadedModel, RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
@@ -41,7 +41,7 @@ _SPARE_BYTES = 1 << 30
 _MAX_HEAD_DIM = 256
 
 
-class GpuRunner:
+class GpuRunner(LoadedModel):
     """Runs layers and head on one GPU. Not thread-safe: one thread loads and steps.
 
     Args:
@@ -111,21 +111,6 @@ class GpuRunner:
     def num_pages(self) -> int:
         """Pages of the pool."""
         return self._cache.num_pages
-
-    @property
-    def page_size(self) -> int:
-        """Tokens in a page."""
-        return self.layout.page_size
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return self.model_config.vocab_size
-
-    @property
-    def context_cost(self) -> float:
-        """See `ModelConfig.context_cost`."""
-        return self.model_config.context_cost
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
