@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-rows", type=int, help="fewer have fewer graphs, and so less to compile")
     parser.add_argument("--token-budget", type=int)
     parser.add_argument("--compile", default="off", help="the setting of this name; prints how long it takes")
+    parser.add_argument("--attention-prefill", default="auto", help="the setting of this name")
     parser.add_argument("--trace", type=Path)
     options = parser.parse_args(arguments)
     rows = [int(text) for text in options.rows.split(",")]
@@ -142,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         max_rows=options.max_rows,
         token_budget=options.token_budget,
         compile=options.compile,
+        attention_prefill=options.attention_prefill,
     )
     if settings.compile != "off":
         logging.basicConfig(format="%(message)s")

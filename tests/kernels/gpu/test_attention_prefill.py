@@ -7,14 +7,18 @@ from typing import TypedDict, Unpack
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.attention_prefill_split import (
     PrefillConfig,
+    PrefillSplits,
     PrefillWorkspace,
     check_workspace,
+    choose_parts,
     choose_prefill_config,
     choose_prefill_splits,
     prefill_config,
@@ -46,7 +50,7 @@ def _workspace(case: AttentionCase) -> PrefillWorkspace:
 class _Options(TypedDict, total=False):
     pdl: bool
     workspace: PrefillWorkspace | None
-    num_splits: int
+    splits: PrefillSplits
     min_split_tokens: int
     config: PrefillConfig
 
@@ -154,7 +158,7 @@ def test_tuned_tiles_over_many_blocks_whole_and_in_parts(device: torch.device, f
     config = prefill_config(128, torch.bfloat16, few=few)
     expected = case.expected()
     assert_close(_attend(case, config=config), expected)
-    assert_close(_attend(case, config=config, num_splits=2, workspace=_workspace(case)), expected)
+    assert_close(_attend(case, config=config, splits=PrefillSplits(2), workspace=_workspace(case)), expected)
 
 
 @pytest.mark.parametrize("num_splits", [2, 3, 8])
@@ -165,7 +169,7 @@ def test_parts_equal_the_reference_across_page_and_block_boundaries(device: torc
     expected[156] = _SENTINEL
     expected[201:] = _SENTINEL
     workspace = _workspace(case)
-    assert_close(_attend(case, num_splits=num_splits, workspace=workspace), expected)
+    assert_close(_attend(case, splits=PrefillSplits(num_splits), workspace=workspace), expected)
     assert not workspace.counters.any()
 
 
@@ -174,20 +178,20 @@ def test_parts_that_end_within_the_diagonal_leave_rows_that_saw_nothing(
     device: torch.device, config: PrefillConfig
 ) -> None:
     case = make_case([(90, 90), (60, 250), (45, 135)], device, dtype=torch.bfloat16, head_dim=80)
-    assert_close(_attend(case, num_splits=4, workspace=_workspace(case), config=config), case.expected())
+    assert_close(_attend(case, splits=PrefillSplits(4), workspace=_workspace(case), config=config), case.expected())
 
 
 @pytest.mark.parametrize("window", [1, 33, 100, 1000])
 def test_parts_of_what_a_window_shows(device: torch.device, window: int) -> None:
     case = make_case([(1, 150), (40, 40), (50, 233), (0, 0), (70, 333)], device, window=window)
-    assert_close(_attend(case, num_splits=4, workspace=_workspace(case)), case.expected())
+    assert_close(_attend(case, splits=PrefillSplits(4), workspace=_workspace(case)), case.expected())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_context_too_short_to_be_cut_has_the_bits_of_one_part(device: torch.device, dtype: torch.dtype) -> None:
     case = make_case([(17, 64), (40, 300), (1, 50), (33, 33)], device, dtype=dtype)
     whole = _attend(case)
-    parts = _attend(case, num_splits=4, min_split_tokens=64, workspace=_workspace(case))
+    parts = _attend(case, splits=PrefillSplits(4), min_split_tokens=64, workspace=_workspace(case))
     assert_close(parts, case.expected())
     short = [*range(17), *range(57, 91)]
     assert torch.equal(parts[short], whole[short])
@@ -196,22 +200,22 @@ def test_a_context_too_short_to_be_cut_has_the_bits_of_one_part(device: torch.de
 def test_a_split_result_depends_on_its_operands_only(device: torch.device) -> None:
     case = make_case([(40, 300), (17, 220)], device, dtype=torch.bfloat16)
     workspace = _workspace(case)
-    first = _attend(case, num_splits=5, workspace=workspace)
+    first = _attend(case, splits=PrefillSplits(5), workspace=workspace)
     for _ in range(3 if device.type == "cuda" else 1):
-        assert torch.equal(_attend(case, num_splits=5, workspace=workspace), first)
+        assert torch.equal(_attend(case, splits=PrefillSplits(5), workspace=workspace), first)
 
 
 def test_programs_serve_more_blocks_than_there_are_programs(device: torch.device) -> None:
     case = make_case([(3, 20 + 9 * line) for line in range(12)], device)
     assert_close(_attend(case), case.expected())
-    assert_close(_attend(case, num_splits=2, workspace=_workspace(case)), case.expected())
+    assert_close(_attend(case, splits=PrefillSplits(2), workspace=_workspace(case)), case.expected())
 
 
 def test_a_captured_launch_cuts_what_is_long_at_each_replay(device: torch.device) -> None:
     case = make_case([(40, 40), (1, 77), (17, 330), (0, 0)], device, padding_tokens=5)
     out = torch.empty_like(case.queries)
     workspace = _workspace(case)
-    replay = captured(lambda: _attend(case, out=out, num_splits=4, workspace=workspace), device)
+    replay = captured(lambda: _attend(case, out=out, splits=PrefillSplits(4), workspace=workspace), device)
     for lines, used in (([(17, 330), (0, 0), (40, 40), (1, 77)], 58), ([(1, 1), (20, 112), (30, 330), (7, 0)], 51)):
         case.overwrite(make_case(lines, device, padding_tokens=5))
         out.fill_(_SENTINEL)
@@ -221,18 +225,52 @@ def test_a_captured_launch_cuts_what_is_long_at_each_replay(device: torch.device
         assert_close(out, expected)
 
 
-def test_parts_are_as_many_as_fill_the_gpu_evenly() -> None:
+def test_a_launch_that_fills_the_gpu_equals_the_reference_whatever_its_chunks_are(device: torch.device) -> None:
+    out_of_one_graph = PrefillSplits(most=9, wave=24)
+    for lines in ([(40, 330)], [(40, 40), (1, 77), (17, 330), (0, 0)], [(3, 20 + 9 * line) for line in range(12)]):
+        case = make_case(lines, device, padding_tokens=5)
+        workspace = _workspace(case)
+        expected = case.expected()
+        expected[sum(tokens for tokens, _ in lines) :] = _SENTINEL
+        assert_close(_attend(case, splits=out_of_one_graph, workspace=workspace), expected)
+        assert not workspace.counters.any()
+
+
+@triton.jit
+def _write_parts(out_ptr, programs, most, wave):  # type: ignore[no-untyped-def]  # a kernel's parameters have none
+    tl.store(out_ptr, choose_parts(programs, most, wave))
+
+
+@pytest.mark.parametrize(
+    ("programs", "most", "wave", "parts"),
+    [
+        (64, 16, 264, 4),
+        (128, 8, 264, 2),
+        (256, 4, 264, 1),
+        # five parts of each in two waves are shorter than two in one
+        (96, 11, 264, 5),
+        (96, 4, 264, 2),
+        (160, 3, 132, 3),
+        (256, 2, 132, 1),
+        (1, 16, 264, 15),
+        (1, 7, 264, 7),
+        (16, 16, 264, 15),
+    ],
+)
+def test_parts_are_as_many_as_fill_the_gpu_evenly(
+    device: torch.device, programs: int, most: int, wave: int, parts: int
+) -> None:
+    found = torch.zeros(1, dtype=torch.int32, device=device)
+    _write_parts[(1,)](found, programs, most, wave)
+    assert found.item() == parts
+
+
+def test_a_launch_has_at_most_as_many_parts_as_its_workspace_holds() -> None:
     narrow, wide = PrefillConfig(64, 64, 4, 3), PrefillConfig(128, 128, 8, 3)
-    assert choose_prefill_splits(256, 8, 2, narrow, 132) == 4
-    assert choose_prefill_splits(256, 8, 4, narrow, 132) == 2
-    assert choose_prefill_splits(512, 8, 4, narrow, 132) == 1
-    # 96 programs of 264: five parts of each in two waves are shorter than two in one.
-    assert choose_prefill_splits(192, 8, 4, narrow, 132) == 5
-    # 160 and 256 programs of 132.
-    assert choose_prefill_splits(640, 8, 4, wide, 132) == 3
-    assert choose_prefill_splits(1024, 8, 4, wide, 132) == 1
-    assert choose_prefill_splits(8192, 8, 4, wide, 132) == 1
-    assert choose_prefill_splits(1, 1, 4, narrow, 132) == 15
+    assert choose_prefill_splits(256, 8, 2, narrow, 132) == PrefillSplits(most=16, wave=264)
+    assert choose_prefill_splits(512, 8, 4, narrow, 132) == PrefillSplits(most=4, wave=264)
+    assert choose_prefill_splits(640, 8, 4, wide, 132) == PrefillSplits(most=3, wave=132)
+    assert choose_prefill_splits(8192, 8, 4, wide, 132).most == 1
     with pytest.raises(ValueError, match="num_tokens must be positive"):
         choose_prefill_splits(0, 8, 4, narrow, 132)
 
@@ -246,16 +284,16 @@ def test_the_workspace_holds_every_launch_that_is_cut(heads: tuple[int, int], dt
     assert workspace.partials.numel() * 4 < 40e6
     for num_tokens in range(1, 2049):
         config = choose_prefill_config(shape, num_tokens, dtype)
-        num_splits = choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, num_sms)
+        splits = choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, num_sms)
         num_blocks = num_tokens // (config.block_m // shape.group) + max_lines
-        check_workspace(workspace, shape, num_tokens, num_blocks, num_splits, torch.device("cpu"))
+        check_workspace(workspace, shape, num_tokens, num_blocks, splits, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("num_splits", [0, 17])
 def test_a_number_of_parts_out_of_range_is_refused(device: torch.device, num_splits: int) -> None:
     case = make_case([(10, 20)], device)
-    with pytest.raises(ValueError, match="num_splits must be 1 to 16"):
-        _attend(case, num_splits=num_splits, workspace=_workspace(case))
+    with pytest.raises(ValueError, match=r"splits\.most must be 1 to 16"):
+        _attend(case, splits=PrefillSplits(num_splits), workspace=_workspace(case))
 
 
 def test_a_workspace_that_is_too_small_is_refused(device: torch.device) -> None:
@@ -269,7 +307,7 @@ def test_a_workspace_that_is_too_small_is_refused(device: torch.device) -> None:
         replace(workspace, counters=workspace.counters[:3]),
     ):
         with pytest.raises(ValueError, match="workspace is too small for 15 tokens in 3 parts"):
-            _attend(case, num_splits=3, workspace=small)
+            _attend(case, splits=PrefillSplits(3), workspace=small)
 
 
 @pytest.mark.parametrize(

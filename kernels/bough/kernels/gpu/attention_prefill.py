@@ -8,7 +8,7 @@ window, have one.
 What a block of queries sees may be cut into parts for programs of their own, so that a short chunk with a long context
 fills the GPU; see `attention_prefill_split`. Which lines, blocks and parts a program serves follows from the lengths in
 device memory: blocks of all lines are numbered by a prefix sum, and programs take them in turn. So the grid depends on
-T, B and the number of parts alone, and a CUDA graph that holds the launch can be replayed with other lengths.
+T and B alone, and a CUDA graph that holds the launch can be replayed with other lengths.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ from bough.kernels.gpu.attention_checks import (
     require,
 )
 from bough.kernels.gpu.attention_prefill_split import (
+    UNCUT,
     PrefillConfig,
+    PrefillSplits,
     PrefillWorkspace,
     check_workspace,
+    choose_parts,
     choose_prefill_config,
     leave_part,
 )
@@ -232,13 +235,13 @@ def _serve_block(
             tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
 
 
-@triton.jit(do_not_specialize=["num_splits", "part_rows"])  # every number of parts runs the same code
+@triton.jit(do_not_specialize=["most_parts", "part_rows"])  # every number of parts runs the same code
 def _prefill_kernel(
     out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, query_start_ptr, context_lens_ptr,
-    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, num_splits, part_rows, score_scale,
+    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, most_parts, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
-    SPLIT: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, WAVE: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(1)
@@ -250,6 +253,9 @@ def _prefill_kernel(
     blocks = tl.where(served, tl.cdiv(counts, BLOCK_Q), 0)
     block_ends = tl.cumsum(blocks, 0)
     total_blocks = tl.sum(blocks, 0)
+    num_splits = most_parts
+    if SPLIT and WAVE > 0:
+        num_splits = choose_parts(total_blocks * KV_HEADS, most_parts, WAVE)
     if PDL:
         # Every program waits, also one without work: a launch that ended before the one it follows would let the next
         # one through too early.
@@ -278,7 +284,7 @@ def paged_prefill_attention(
     queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, query_start: Tensor,
     context_lens: Tensor, *,
     scale: float, window: int | None, out: Tensor, pdl: bool = False,
-    workspace: PrefillWorkspace | None = None, num_splits: int = 1, min_split_tokens: int = 512,
+    workspace: PrefillWorkspace | None = None, splits: PrefillSplits = UNCUT, min_split_tokens: int = 512,
     config: PrefillConfig | None = None,
 ) -> Tensor:  # fmt: skip
     """Causal attention of the last tokens of each line over its pages, which hold their keys and values already.
@@ -303,8 +309,8 @@ def paged_prefill_attention(
             `context_lens` are read at once; the kernels that write them must have ended when the one before this
             starts.
         workspace: from `prefill_workspace`; needed for more than one part.
-        num_splits: parts that what a block of queries sees is cut into at most, 1 to 16; fixed when a CUDA graph is
-            captured. See `choose_prefill_splits`.
+        splits: parts that what a block of queries sees is cut into at most; fixed when a CUDA graph is captured. See
+            `choose_prefill_splits`.
         min_split_tokens: parts have about this many tokens or more. What a block sees is not cut if it is less than two
             of them, and the result then has the bits that it has with one part.
         config: replaces the tuned configuration.
@@ -329,8 +335,8 @@ def paged_prefill_attention(
         config = config or choose_prefill_config(shape, num_tokens, queries.dtype)
         require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
         num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
-        check_workspace(workspace, shape, num_tokens, num_blocks, num_splits, device)
-        options = _Options(scale, window or 0, num_splits, min_split_tokens, pdl)
+        check_workspace(workspace, shape, num_tokens, num_blocks, splits, device)
+        options = _Options(scale, window or 0, splits, min_split_tokens, pdl)
         tensors = (out, queries, keys, values, page_table, rows, query_start, context_lens)
         _launch(tensors, workspace, shape, options, config)
     return out
@@ -340,7 +346,7 @@ def paged_prefill_attention(
 class _Options:
     scale: float
     window: int
-    num_splits: int
+    splits: PrefillSplits
     min_split_tokens: int
     pdl: bool
 
@@ -354,17 +360,23 @@ def _launch(
 ) -> None:
     """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, query_start, context_lens."""
     num_tokens, max_pages, num_lines = tensors[1].shape[0], tensors[4].shape[1], tensors[5].shape[0]
+    splits = options.splits
+    is_cut = splits.most > 1
     # Most steps have few chunks among many lines, and a program without work costs a slot of the GPU for a microsecond.
     # Where there are more blocks than programs, a program serves several.
-    spare = _SPARE_BLOCKS if options.num_splits == 1 else 1
-    num_blocks = triton.cdiv(num_tokens, config.block_m // shape.group) + min(num_lines - 1, spare)
-    scratch = (None,) * 4 if workspace is None or options.num_splits == 1 else workspace.tensors
-    _prefill_kernel[(num_blocks * options.num_splits, shape.num_kv_heads)](
+    spare = min(num_lines - 1, 1 if is_cut else _SPARE_BLOCKS)
+    programs = triton.cdiv(num_tokens, config.block_m // shape.group) + spare
+    if splits.wave:
+        programs = max(programs, triton.cdiv(splits.wave, shape.num_kv_heads))
+    else:
+        programs *= splits.most
+    scratch = workspace.tensors if workspace is not None and is_cut else (None,) * 4
+    _prefill_kernel[(programs, shape.num_kv_heads)](
         *tensors,
         *scratch,
         num_lines,
         max_pages,
-        options.num_splits,
+        splits.most,
         num_tokens * shape.num_heads,
         options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
@@ -376,7 +388,8 @@ def _launch(
         BLOCK_N=config.block_n,
         LINES_POW2=max(_LEAST_LINES, triton.next_power_of_2(num_lines)),
         WINDOW=options.window,
-        SPLIT=options.num_splits > 1,
+        SPLIT=is_cut,
+        WAVE=splits.wave,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         PDL=options.pdl,
         num_warps=config.num_warps,

@@ -23,7 +23,17 @@ _FEW_PROGRAMS = 132
 _NARROW_ROWS = 64
 # Contexts are cut where all their parts run in at most so many waves; it bounds the workspace.
 _MOST_WAVES = 4
-_NEARLY = 1.1
+_NEARLY = tl.constexpr(1.1)
+_MOST_PARTS = tl.constexpr(MAX_SPLITS)
+
+
+@triton.jit
+def choose_parts(programs, most, wave):
+    """Parts for every context of a launch whose blocks of queries make so many programs; see `PrefillSplits`."""
+    parts = 1 + tl.arange(0, _MOST_PARTS)
+    lasting = tl.cdiv(programs * parts, wave).to(tl.float32) / parts
+    lasting = tl.where(parts <= most, lasting, float("inf"))
+    return tl.min(tl.where(lasting <= _NEARLY * tl.min(lasting, 0), parts, most), 0)
 
 
 @triton.jit
@@ -112,12 +122,29 @@ def choose_prefill_config(shape: AttentionShape, num_tokens: int, dtype: torch.d
     return prefill_config(shape.head_dim, dtype, few=programs < _FEW_PROGRAMS)
 
 
-def choose_prefill_splits(num_tokens: int, num_kv_heads: int, group: int, config: PrefillConfig, num_sms: int) -> int:
-    """Parts that long contexts are cut into so that programs fill the GPU evenly; 1 where the queries alone do.
+@dataclass(frozen=True, slots=True)
+class PrefillSplits:
+    """How many parts the contexts of a launch are cut into.
 
-    The GPU takes programs in waves, and a wave lasts as long as a part: the fewest parts are chosen whose waves last
-    less than a tenth longer in all than those of any other number. How many lines share the tokens does not matter:
-    they only add blocks of few rows.
+    The GPU takes programs in waves, and a wave lasts as long as a part: the fewest parts are taken whose waves last
+    less than a tenth longer in all than those of any other number. The launch finds them from the lengths in device
+    memory, since a graph knows no more than how many tokens fit. How many lines share the tokens does not matter: they
+    only add blocks of few rows.
+    """
+
+    most: int = 1
+    """1 to 16."""
+    wave: int = 0
+    """Programs that the GPU runs at once; 0 takes `most` parts whatever there is."""
+
+
+UNCUT = PrefillSplits()
+
+
+def choose_prefill_splits(
+    num_tokens: int, num_kv_heads: int, group: int, config: PrefillConfig, num_sms: int
+) -> PrefillSplits:
+    """What a launch of up to so many query tokens may do, with the workspace of `prefill_workspace`.
 
     Args:
         num_tokens: query tokens of the launch, at least 1.
@@ -129,9 +156,7 @@ def choose_prefill_splits(num_tokens: int, num_kv_heads: int, group: int, config
     require(num_tokens > 0, f"num_tokens must be positive, not {num_tokens}")
     programs = -(-num_tokens // (config.block_m // group)) * num_kv_heads
     wave = _wave(config, num_sms)
-    most = min(max(_MOST_WAVES * wave // programs, 1), MAX_SPLITS)
-    lasting = [-(-programs * parts // wave) / parts for parts in range(1, most + 1)]
-    return next(parts for parts, time in enumerate(lasting, 1) if time <= _NEARLY * min(lasting))
+    return PrefillSplits(min(max(_MOST_WAVES * wave // programs, 1), MAX_SPLITS), wave)
 
 
 def _wave(config: PrefillConfig, num_sms: int) -> int:
@@ -183,25 +208,26 @@ def check_workspace(
     shape: AttentionShape,
     num_tokens: int,
     num_blocks: int,
-    num_splits: int,
+    splits: PrefillSplits,
     device: torch.device,
 ) -> None:
-    """Check that a launch of so many tokens, in up to so many blocks a head, can be cut into `num_splits` parts.
+    """Check that a launch of so many tokens, in up to so many blocks a head, can be cut into `splits.most` parts.
 
     Raises:
         ValueError: it cannot.
     """
-    require(1 <= num_splits <= MAX_SPLITS, f"num_splits must be 1 to {MAX_SPLITS}, not {num_splits}")
-    if num_splits == 1:
+    require(1 <= splits.most <= MAX_SPLITS, f"splits.most must be 1 to {MAX_SPLITS}, not {splits.most}")
+    require(splits.wave >= 0, f"splits.wave must not be negative, but is {splits.wave}")
+    if splits.most == 1:
         return
-    rows = num_splits * num_tokens * shape.num_heads
+    rows = splits.most * num_tokens * shape.num_heads
     require(
         workspace is not None
         and workspace.partials.numel() >= rows * shape.head_dim
         and workspace.tops.numel() >= rows
         and workspace.sums.numel() >= rows
         and workspace.counters.numel() >= num_blocks * shape.num_kv_heads,
-        f"workspace is too small for {num_tokens} tokens in {num_splits} parts",
+        f"workspace is too small for {num_tokens} tokens in {splits.most} parts",
     )
     assert workspace is not None
     require(workspace.counters.device == device, f"workspace must be on {device}, not {workspace.counters.device}")

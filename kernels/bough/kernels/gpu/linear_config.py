@@ -15,7 +15,6 @@ from bough.kernels.gpu.linear_measured import MEASURED
 
 NUM_SMS = 132
 MAX_ROWS = linear_dot.MAX_ROWS
-_NORM_OUTPUTS = 1 << 15
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -27,14 +26,11 @@ def bucket(rows: int) -> int:
     raise ValueError(f"{rows} rows are more than {MAX_ROWS}")
 
 
-def pays(rows: int) -> bool:
-    """Whether products of so many rows are faster than cuBLAS within a step, as measured."""
-    return rows <= linear_gemv.MAX_ROWS
-
-
-def fuses_norm(config: GemvConfig | DotConfig, num_outputs: int) -> bool:
-    """Whether the norm belongs into the product: not where so many programs would each do it again."""
-    return isinstance(config, GemvConfig) or num_outputs <= _NORM_OUTPUTS
+def pays(rows: int, num_outputs: int, depth: int, gated: bool = False) -> bool:
+    """Whether a product is faster than cuBLAS within a step: all of few rows, and what was measured to be."""
+    if rows <= linear_gemv.MAX_ROWS:
+        return True
+    return rows <= MAX_ROWS and (bucket(rows), num_outputs, depth, gated) in MEASURED
 
 
 def choose_config(rows: int, num_outputs: int, depth: int, gated: bool = False) -> GemvConfig | DotConfig:

@@ -5,6 +5,8 @@ rows of x its narrow one, so nothing is padded beyond 16 rows. Where N alone giv
 them: each writes its part to a workspace, and the last to arrive at a tile adds the parts in their order (the ordered
 counterpart of the fix-up of Stream-K, Osama et al. 2023), so that a result depends on nothing but its operands.
 
+A norm is not part of it: each of some hundred programs would do it again, which cost more than it saved.
+
 With programmatic dependent launch a program asks for its weights in L2 before it waits for the kernel
 that writes `x`; all that another kernel may still use (x, the residual, the workspace) is touched after the wait only.
 """
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from bough.kernels.gpu.activation import silu_product
 from bough.kernels.gpu.linear_operands import Operands, weight_rows
-from bough.kernels.gpu.norm import inverse_rms, magnitudes, pdl_options, require, scale_rounded
+from bough.kernels.gpu.norm import pdl_options, require
 
 MAX_ROWS = 64
 _LINE = 64  # values of a cache line
@@ -73,19 +75,6 @@ def _prefetch(weight_ptr, rows, exist, first_column, K: tl.constexpr, COLUMNS: t
 
 
 @triton.jit
-def _inverses(x_ptr, row, rows, eps, K: tl.constexpr, BLOCK_M: tl.constexpr):
-    """1 / RMS [BLOCK_M] of the rows."""
-    CHUNK: tl.constexpr = 256
-    squares = tl.zeros((BLOCK_M,), tl.float64)
-    for start in tl.range(0, K, CHUNK, num_stages=1):
-        column = start + tl.arange(0, CHUNK)[None, :]
-        mask = (row < rows)[:, None] & (column < K)
-        wide = magnitudes(tl.load(x_ptr + row[:, None] * K + column, mask=mask, other=0.0))
-        squares += tl.sum(wide * wide, axis=1)
-    return inverse_rms(squares, eps, K)
-
-
-@triton.jit
 def _finish(
     total,
     bias_ptr,
@@ -124,12 +113,10 @@ def _dot_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
-    norm_ptr,
     out_ptr,
     partials_ptr,
     arrived_ptr,
     rows,
-    eps,
     OUT: tl.constexpr,
     K: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -138,7 +125,6 @@ def _dot_kernel(
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
     BIAS: tl.constexpr,
-    NORM: tl.constexpr,
     GATED: tl.constexpr,
     ADD: tl.constexpr,
     PREFETCH_LINES: tl.constexpr,
@@ -156,9 +142,6 @@ def _dot_kernel(
 
     row = tl.arange(0, BLOCK_M)
     row_kept = row < rows
-    inverse = tl.zeros((BLOCK_M,), tl.float32)
-    if NORM:
-        inverse = _inverses(x_ptr, row, rows, eps, K, BLOCK_M)
     if 2 * OUT * K >= 2**31:
         weight_row = weight_row.to(tl.int64)
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
@@ -170,9 +153,6 @@ def _dot_kernel(
             x_mask = x_mask & (column < K)[None, :]
         weights = tl.load(weight_ptr + (weight_row[:, None] * K + column[None, :]), mask=weight_mask, other=0.0)
         x = tl.load(x_ptr + (row[:, None] * K + column[None, :]), mask=x_mask, other=0.0)
-        if NORM:
-            norm = tl.load(norm_ptr + column, mask=column < K, other=0.0).to(tl.float32)[None, :]
-            x = scale_rounded(x.to(tl.float32), inverse[:, None], norm, dtype).to(dtype)
         sums = tl.dot(weights, tl.trans(x), sums)
     total = tl.trans(sums)
 
@@ -195,7 +175,7 @@ def _dot_kernel(
 
 
 def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *, pdl: bool) -> None:
-    """Compute the product of checked operands of at most `MAX_ROWS` rows; see `linear_small.small_linear`.
+    """Compute the product of checked operands of at most `MAX_ROWS` rows, without a norm; see `linear_small`.
 
     Raises:
         ValueError: K is split, and there is no workspace or it is too small.
@@ -215,12 +195,10 @@ def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *
         operands.x,
         weight,
         weight if operands.bias is None else operands.bias,
-        weight if operands.norm is None else operands.norm,
         operands.out,
         partials,
         arrived,
         rows,
-        operands.eps,
         OUT=operands.out.shape[1],
         K=columns,
         BLOCK_M=block_m,
@@ -229,7 +207,6 @@ def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *
         SPLITS=config.splits,
         STAGES=config.num_stages,
         BIAS=operands.bias is not None,
-        NORM=operands.norm is not None,
         GATED=operands.gated,
         ADD=operands.add,
         PREFETCH_LINES=min(_PREFETCH_LINES, triton.next_power_of_2(triton.cdiv(of_split, _LINE))),

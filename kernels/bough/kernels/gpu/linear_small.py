@@ -1,4 +1,6 @@
-"""Linear layers of 1 to 64 rows at the speed of memory, with norm, bias, activation and residual in the same launch.
+"""Linear layers of 1 to 64 rows at the speed of memory, with bias, activation and residual in the same launch.
+
+Up to four rows are normed in it too; more rows are normed before, in a launch of their own.
 
 Every output is summed in an order that depends on the configuration alone: calls repeat bit for bit, and a row's
 result does not depend on the rows beside it within a bucket of `linear_config.bucket`.
@@ -14,7 +16,7 @@ from bough.kernels.gpu.linear_config import MAX_ROWS, choose_config
 from bough.kernels.gpu.linear_dot import DotConfig, Workspace
 from bough.kernels.gpu.linear_gemv import GemvConfig
 from bough.kernels.gpu.linear_operands import Operands
-from bough.kernels.gpu.norm import require
+from bough.kernels.gpu.norm import require, rms_norm
 from bough.kernels.interface import Norm
 
 
@@ -37,7 +39,7 @@ def small_linear(
     config: GemvConfig | DotConfig | None = None,
     pdl: bool = False,
 ) -> Tensor:
-    """`norm(x) @ weight.T + bias`, then `silu(gate) * up` if gated, or added into the residual; one launch.
+    """`norm(x) @ weight.T + bias`, then `silu(gate) * up` if gated, or added into the residual.
 
     The norm rounds as `bough.kernels.gpu.norm.rms_norm` does, to the same bits. Sums are float32. A product is rounded
     to the dtype of `x` before an activation or a residual sum, as separate operations would do.
@@ -68,6 +70,9 @@ def small_linear(
     elif out is None:
         shape = (rows, num_outputs // 2 if gated else num_outputs)
         out = torch.empty(shape, dtype=out_dtype or x.dtype, device=x.device)
+    config = config or choose_config(rows, num_outputs, x.shape[1], gated)
+    if norm is not None and isinstance(config, DotConfig):
+        x, norm = rms_norm(x, norm.weight, norm.eps, pdl=pdl), None
     operands = Operands(
         x=x,
         weight=weight,
@@ -79,7 +84,6 @@ def small_linear(
         out=out,
     )
     operands.check()
-    config = config or choose_config(rows, num_outputs, x.shape[1], gated)
     if isinstance(config, GemvConfig):
         require(rows <= linear_gemv.MAX_ROWS, f"this configuration takes {linear_gemv.MAX_ROWS} rows at most")
         linear_gemv.launch(operands, config, pdl=pdl)

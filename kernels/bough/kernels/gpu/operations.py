@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bough.kernels.gpu.activation import silu_mul
 from bough.kernels.gpu.compiled import Dense
-from bough.kernels.gpu.linear_config import choose_config, fuses_norm, pays
+from bough.kernels.gpu.linear_config import pays
 from bough.kernels.gpu.linear_dot import Workspace
 from bough.kernels.gpu.linear_small import fits, small_linear
 from bough.kernels.gpu.norm import rms_norm
@@ -18,8 +18,8 @@ from bough.kernels.interface import Linear, Norm
 class GpuLinear:
     """A weight [out, in] as it lies in the checkpoint; see `Linear`.
 
-    Few rows are multiplied by kernels of our own, which read the weights at the speed of the memory and take norm,
-    activation and residual along; more rows by cuBLAS.
+    Few rows are multiplied by kernels of our own, which read the weights at the speed of the memory and take activation
+    and residual along; more rows by cuBLAS.
     """
 
     def __init__(
@@ -73,24 +73,18 @@ class GpuLinear:
 
     def _is_small(self, x: Tensor) -> bool:
         rows, (outputs, depth) = x.shape[0], self._weight.shape
-        return fits(rows, outputs, depth, x.dtype) and pays(rows)
+        return fits(rows, outputs, depth, x.dtype) and pays(rows, outputs, depth, self._gated)
 
     def _small(self, x: Tensor, *, residual: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
-        outputs, depth = self._weight.shape
-        config = choose_config(x.shape[0], outputs, depth, self._gated)
-        norm = self._norm
-        if norm is not None and not fuses_norm(config, outputs):
-            x, norm = self._normed(x), None
         return small_linear(
             x,
             self._weight,
             self._bias,
-            norm=norm,
+            norm=self._norm,
             gated=self._gated,
             residual=residual,
             out_dtype=out_dtype,
             workspace=self._workspace,
-            config=config,
             pdl=self._pdl,
         )
 

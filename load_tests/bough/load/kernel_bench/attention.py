@@ -28,7 +28,9 @@ from bough.kernels.gpu.attention_decode import (
 )
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.attention_prefill_split import (
+    UNCUT,
     PrefillConfig,
+    PrefillSplits,
     PrefillWorkspace,
     choose_prefill_config,
     choose_prefill_splits,
@@ -212,15 +214,15 @@ class PrefillRun:
     """How a prefill launch is made; no configuration takes the tuned one."""
 
     config: PrefillConfig | None = None
-    num_splits: int = 1
+    splits: PrefillSplits = UNCUT
     pdl: bool = False
 
     def __str__(self) -> str:
         if self.config is None:
-            return f"as chosen, splits {self.num_splits}"
+            return f"as chosen, splits {self.splits.most}"
         config = self.config
         tile = f"{config.block_m:3} x {config.block_n:3} warps {config.num_warps} stages {config.num_stages}"
-        return f"{tile} splits {self.num_splits}"
+        return f"{tile} splits {self.splits.most}"
 
 
 def prefill_us(heads: Heads, cache: Cache, run: PrefillRun, tokens: int | None = None) -> float:
@@ -230,7 +232,7 @@ def prefill_us(heads: Heads, cache: Cache, run: PrefillRun, tokens: int | None =
     num_tokens = int(query_start[-1])
     queries = torch.randn(num_tokens, heads.num_heads, heads.head_dim, dtype=torch.bfloat16, device="cuda")
     out = torch.empty_like(queries)
-    rows = run.num_splits * num_tokens * heads.num_heads if run.num_splits > 1 else 0
+    rows = run.splits.most * num_tokens * heads.num_heads if run.splits.most > 1 else 0
     workspace = PrefillWorkspace(
         partials=torch.empty(rows * heads.head_dim, device="cuda"),
         tops=torch.empty(rows, device="cuda"),
@@ -252,7 +254,7 @@ def prefill_us(heads: Heads, cache: Cache, run: PrefillRun, tokens: int | None =
             out=out,
             pdl=run.pdl,
             workspace=workspace,
-            num_splits=run.num_splits,
+            splits=run.splits,
             config=run.config,
         )
 
@@ -337,11 +339,13 @@ def prefill_sweep() -> None:
             cache = make_cache(heads, [context] * lines)
             chosen = choose_prefill_config(shape, lines * tokens, torch.bfloat16)
             splits = choose_prefill_splits(lines * tokens, shape.num_kv_heads, shape.group, chosen, num_sms)
-            runs = [PrefillRun(num_splits=splits)]
+            runs = [PrefillRun(splits=splits)]
             if tokens == context:
                 runs += [PrefillRun(config) for config in WHOLE_CANDIDATES]
             else:
-                runs += [PrefillRun(config, parts) for config in CHUNK_CANDIDATES for parts in (1, 2, 4, 8)]
+                runs += [
+                    PrefillRun(config, PrefillSplits(parts)) for config in CHUNK_CANDIDATES for parts in (1, 2, 4, 8)
+                ]
             for run in runs:
                 print_prefill(heads, (lines, tokens, context), prefill_us(heads, cache, run, tokens), run)
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from bough.kernels.gpu.activation import silu_mul
-from bough.kernels.gpu.linear_config import candidates, choose_config, pays
+from bough.kernels.gpu.linear_config import candidates, choose_config
 from bough.kernels.gpu.linear_dot import DotConfig, Workspace
+from bough.kernels.gpu.linear_gemv import MAX_ROWS as FEW_ROWS
 from bough.kernels.gpu.linear_gemv import GemvConfig
 from bough.kernels.gpu.linear_small import SmallLinear, small_linear
 from bough.kernels.gpu.norm import rms_norm
@@ -129,9 +130,9 @@ class Case:
                 small_linear(self._x, weight, out=self._out, workspace=self._workspace, config=config)
 
     def fused(self, config: Config | None = None, pdl: bool = True) -> None:
-        """As a model runs it: norm (where it pays) and activation within, dependent launch."""
+        """As a model runs it: norm (of few rows) and activation within, dependent launch."""
         kind = self._shape.kind
-        norm = self._norm if kind != "residual" and pays(self._x.shape[0]) else None
+        norm = self._norm if kind != "residual" and self._x.shape[0] <= FEW_ROWS else None
         run = partial(small_linear, norm=norm, workspace=self._workspace, config=config, pdl=pdl)
         for weight in self._weights:
             if kind == "residual":

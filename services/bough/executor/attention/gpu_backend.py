@@ -106,6 +106,6 @@ class GpuAttention:
                 window=spec.window,
                 out=out,
                 workspace=self._prefill_workspace,
-                num_splits=batch.prefill_splits,
+                splits=batch.prefill_splits,
             )
         return out.view(queries.shape)

@@ -9,6 +9,7 @@ from torch import Tensor
 from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.batch import ForwardBatch
 from bough.kernels.gpu.attention_decode import DecodeSplits
+from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillSplits
 from bough.kernels.gpu.rows import StepInput
 
 
@@ -26,8 +27,8 @@ class GpuBatch(ForwardBatch):
     """Whether any line may be a chunk."""
     splits: DecodeSplits
     """How decode attention cuts contexts."""
-    prefill_splits: int = 1
-    """Parts that attention of chunks cuts a context into at most."""
+    prefill_splits: PrefillSplits = UNCUT
+    """Parts that attention of chunks cuts contexts into."""
     planned: PlannedPrefill | None = None
     """Serves the chunks of layers without a window."""
 
@@ -40,7 +41,7 @@ class GpuBatch(ForwardBatch):
         num_decode_lines: int,
         has_chunks: bool,
         splits: DecodeSplits,
-        prefill_splits: int = 1,
+        prefill_splits: PrefillSplits = UNCUT,
         planned: PlannedPrefill | None = None,
     ) -> GpuBatch:
         """The batch that reads a step's input.

@@ -28,7 +28,12 @@ from bough.executor.runner import LoadedModel, RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
-from bough.kernels.gpu.attention_prefill_split import choose_prefill_config, choose_prefill_splits, prefill_workspace
+from bough.kernels.gpu.attention_prefill_split import (
+    PrefillSplits,
+    choose_prefill_config,
+    choose_prefill_splits,
+    prefill_workspace,
+)
 from bough.kernels.gpu.compiled import CompiledBlock, CompileError
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.gpu.rows import StepInput
@@ -150,8 +155,8 @@ class GpuRunner(LoadedModel):
         """How decode attention cuts the contexts of so many lines."""
         return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
 
-    def prefill_splits(self, num_tokens: int) -> int:
-        """Parts that attention of chunks cuts a context into, for a step of so many tokens."""
+    def prefill_splits(self, num_tokens: int) -> PrefillSplits:
+        """Parts that attention of chunks cuts contexts into, in a step of up to so many tokens."""
         shape = _attention_shape(self.model_config)
         config = choose_prefill_config(shape, num_tokens, self.layout.dtype)
         return choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self._num_sms)

@@ -182,7 +182,7 @@ class GpuSteps:
             num_decode_lines=num_decode_lines,
             has_chunks=has_chunks,
             splits=self._runner.decode_splits(num_decode_lines),
-            prefill_splits=self._runner.prefill_splits(step.tokens.shape[0]) if has_chunks else 1,
+            prefill_splits=self._runner.prefill_splits(step.tokens.shape[0]),
             planned=planned,
         )
         # a size without a graph comes when it likes, and requests would wait for the compiler
