@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bough.common.sampling import SamplingParams
-from bough.executor.chunk_budget import LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
+from bough.executor.chunk_budget import LAST_CHUNK, LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
 from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, StepPlan
 
@@ -32,6 +32,18 @@ def test_many_prompts_get_as_many_shares_as_they_need_but_no_more_than_a_step_ho
     num_prompts: int, shares: int
 ) -> None:
     assert budget(num_prompts=num_prompts).fitting(100_000, 0) == min(256 * shares, 8192 - 64)
+
+
+@pytest.mark.parametrize("num_decodes, shares", [(1, 1), (64, 1), (128, 2), (256, 4)])
+def test_a_prompt_beside_many_decodes_gets_as_many_shares_as_their_step_is_long(num_decodes: int, shares: int) -> None:
+    assert budget(num_decodes=num_decodes).fitting(100_000, 0) == 256 * shares
+
+
+def test_a_prompt_whose_end_is_near_is_computed_to_its_end() -> None:
+    assert budget().fitting(384, 0) == 384
+    assert budget().fitting(385, 0) == 256
+    few_left = ChunkBudget(300, cost=256)
+    assert few_left.fitting(384, 0) == 256
 
 
 def test_tokens_that_see_much_context_cost_more() -> None:
@@ -67,8 +79,8 @@ def test_chunks_stay_within_tokens_and_cost_and_a_step_with_room_takes_one(
         costs += chunk * (1 + cost * (start + chunk / 2))
     assert 1 <= spent <= 1000
     first = LEAST_CHUNK * (1 + cost * (wanted[0][1] + LEAST_CHUNK / 2))
-    # A token that costs more than what is left may still join as the last one.
-    assert costs <= max(share, first) + 1 + cost * 10_000
+    # Half as many tokens again may join as the end of a prompt, and a token that costs more than what is left.
+    assert costs <= LAST_CHUNK**2 * max(share, first) + 1 + cost * 10_000
 
 
 def sequence(num_tokens: int, num_computed: int = 0) -> Sequence:

@@ -300,7 +300,7 @@ def test_an_abandoned_step_ends_its_sequences_and_leaves_nothing_of_it_in_the_ca
 def test_a_prompt_beside_decodes_comes_in_small_chunks_and_takes_the_whole_step_when_alone() -> None:
     engine = FakeEngine(num_pages=512, page_size=4, max_rows=4, token_budget=600, mixed_token_budget=100)
     engine.composer.add(decoding := make(1, [1, 2, 3], max_tokens=4))
-    engine.composer.add(alone := make(2, [4] * 700, max_tokens=1))
+    engine.composer.add(alone := make(2, [4] * 800, max_tokens=1))
     first = engine.step()
     assert first is not None and [work.num_tokens for work in first.rows] == [3, 596]
     second = engine.step()
@@ -308,7 +308,7 @@ def test_a_prompt_beside_decodes_comes_in_small_chunks_and_takes_the_whole_step_
     engine.composer.cancel(1)
     engine.composer.add(late := make(3, [3] * 500, max_tokens=1))
     third = engine.step()
-    assert third is not None and [work.num_tokens for work in third.rows] == [4, 500]
+    assert third is not None and [work.num_tokens for work in third.rows] == [104, 496]
     engine.run()
     assert alone.tokens == expected(alone) and late.tokens == expected(late)
     assert decoding.status is SequenceStatus.ENDED

@@ -2,8 +2,9 @@
 
 A step takes as long as all its tokens take together, and every row that decodes waits for all of it. So the chunks
 that join decodes get a share of their own, small against what the decodes take (the stall-free batches of
-Sarathi-Serve, Agrawal et al. 2024). The share grows with the number of prompts that wait: with many, tokens come later
-for want of rows that decode at all, not for want of fast steps.
+Sarathi-Serve, Agrawal et al. 2024). The share grows with the number of rows that decode, whose step is longer then, and
+with the number of prompts that wait: with many, tokens come later for want of rows that decode at all, not for want of
+fast steps.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from bough.executor.step import ComposerLimits, RowWork, StepPlan
 PROMPTS_PER_SHARE = 8
 """Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
 
+DECODES_PER_SHARE = 64
+"""Rows whose step one share is small against."""
+
 LEAST_CHUNK = 64
 """Tokens of one prompt a step that join decodes whatever they cost, so that the end of a very long one is reached."""
+
+LAST_CHUNK = 1.5
+"""How much longer than it might be the last chunk of a prompt is, so that no step is made for the few tokens after it.
+The decodes of a step with chunks wait for its launches as well as for its tokens."""
 
 
 class ChunkBudget:
@@ -48,7 +56,7 @@ class ChunkBudget:
         num_tokens, share = limits.token_budget - num_decodes, limits.mixed_token_budget
         if share is None or not num_decodes:
             return cls(num_tokens)
-        cost = share * max(1.0, num_prompts / PROMPTS_PER_SHARE)
+        cost = share * max(1.0, num_prompts / PROMPTS_PER_SHARE, num_decodes / DECODES_PER_SHARE)
         return cls(num_tokens, cost=min(cost, num_tokens), context_cost=limits.context_cost)
 
     @property
@@ -102,7 +110,9 @@ class ChunkBudget:
         affordable = self._cost / linear
         if half and self._cost > 0:
             affordable = (math.sqrt(linear * linear + 4 * half * self._cost) - linear) / (2 * half)
-        return min(most, max(int(affordable), self._least))
+        fitting = max(int(affordable), self._least)
+        is_last = most == num_tokens <= LAST_CHUNK * fitting
+        return most if is_last else min(most, fitting)
 
     def spend(self, num_tokens: int, start: int) -> None:
         """So many tokens from position `start` on have joined."""
