@@ -12,7 +12,11 @@ from bough.executor.step import ComposerLimits, StepPlan
 
 def budget(*, num_decodes: int = 64, num_prompts: int = 1, share: int | None = 256, cost: float = 0.0) -> ChunkBudget:
     limits = ComposerLimits(
-        max_rows=256, token_budget=8192, max_context=1 << 20, mixed_token_budget=share, context_cost=cost
+        max_rows=256,
+        token_budget=8192,
+        max_context=1 << 20,
+        mixed_token_budgets=None if share is None else [share] * 257,
+        context_cost=cost,
     )
     return ChunkBudget.of_step(limits, num_decodes=num_decodes, num_prompts=num_prompts)
 
@@ -32,11 +36,6 @@ def test_many_prompts_get_as_many_shares_as_they_need_but_no_more_than_a_step_ho
     num_prompts: int, shares: int
 ) -> None:
     assert budget(num_prompts=num_prompts).fitting(100_000, 0) == min(256 * shares, 8192 - 64)
-
-
-@pytest.mark.parametrize("num_decodes, shares", [(1, 1), (64, 1), (128, 2), (256, 4)])
-def test_a_prompt_beside_many_decodes_gets_as_many_shares_as_their_step_is_long(num_decodes: int, shares: int) -> None:
-    assert budget(num_decodes=num_decodes).fitting(100_000, 0) == 256 * shares
 
 
 def test_a_prompt_whose_end_is_near_is_computed_to_its_end() -> None:

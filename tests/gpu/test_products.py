@@ -11,6 +11,8 @@ from bough.kernels.gpu.norm import rms_norm
 from bough.kernels.gpu.operations import GpuKernels
 from bough.kernels.interface import Norm
 
+pytestmark = pytest.mark.gpu
+
 _EPS = 1e-6
 _DEVICE = torch.device("cuda")
 

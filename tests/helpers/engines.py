@@ -24,6 +24,7 @@ from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner, RunnerConfig
 from bough.executor.running import Matcher, Running
 from bough.executor.step import StepArrays, StepPlan
+from bough.executor.step_times import StepTimes
 
 
 def load_runner(model_dir: Path, **fields: Any) -> ModelRunner:
@@ -61,6 +62,7 @@ class DelayedPipeline:
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int], depth: int) -> None:
         self.depth = depth
+        self.step_times: StepTimes | None = None
         self.num_settled = 0
         self.most_under_way = 0
         self._runner = runner
@@ -143,7 +145,7 @@ def make_delayed_engine(
 def make_gpu_engine(
     model_dir: Path, *, eos: Sequence[int] = (), dtype: Literal["float32", "bfloat16"] = "float32", **fields: Any
 ) -> Engine:
-    """An engine on the GPU, its cache empty."""
+    """An engine on the GPU, its cache empty; chunks beside decodes have all of its token budget."""
     from bough.executor.gpu.pipeline import GpuPipeline
     from bough.executor.gpu.runner import GpuRunner
 
@@ -154,6 +156,7 @@ def make_gpu_engine(
         eos_token_ids=eos,
         max_rows=config["max_rows"],
         token_budget=config["token_budget"],
+        mixed_token_budget=config["token_budget"],
         observer=Observer(Telemetry("executor")),
         make_pipeline=lambda table: GpuPipeline(runner, table, eos_token_ids=eos),
     )

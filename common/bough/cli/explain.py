@@ -13,8 +13,9 @@ from bough.common.replicas import automatic_replicas, format_replicas, parse_rep
 _MEASURED = {
     "threads": "the physical cores that the executor may use, counted at start",
     "kv_pages": "measured by the executor at start: pages of 16 tokens that fit beside the largest step",
-    "max_rows": "256 on a CPU",
+    "max_rows": "256",
     "token_budget": "1024 on a CPU, 8192 on a GPU, and always more than max_rows",
+    "mixed_token_budget": "256 on a CPU; on a GPU measured at start, so that decodes take half as long again at most",
 }
 _UNSET = {
     "api_key": "no key is asked for",

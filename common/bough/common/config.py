@@ -82,8 +82,11 @@ class Settings(BaseModel):
     token_budget: int | None = Field(
         default=None, ge=1, description="Tokens computed in a step at most; 1024 on a CPU, 8192 on a GPU when absent"
     )
-    mixed_token_budget: int = Field(
-        default=256, ge=1, description="Prompt tokens in a step that decodes too, while few prompts wait"
+    mixed_token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Prompt tokens in a step that decodes too, while few prompts wait; 256 on a CPU, measured on a GPU "
+        "when absent",
     )
 
     policy: Policy = Field(

@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--load-format", default="auto")
     parser.add_argument("--prefill", type=int, metavar="TOKENS")
     parser.add_argument("--beside", type=int, metavar="TOKENS")
-    parser.add_argument("--mixed-token-budget", type=int, default=256)
+    parser.add_argument("--mixed-token-budget", type=int)
     parser.add_argument("--max-rows", type=int, help="fewer have fewer graphs, and so less to compile")
     parser.add_argument("--token-budget", type=int)
     parser.add_argument("--compile", default="off", help="the setting of this name; prints how long it takes")

@@ -2,9 +2,8 @@
 
 A step takes as long as all its tokens take together, and every row that decodes waits for all of it. So the chunks
 that join decodes get a share of their own, small against what the decodes take (the stall-free batches of
-Sarathi-Serve, Agrawal et al. 2024). The share grows with the number of rows that decode, whose step is longer then, and
-with the number of prompts that wait: with many, tokens come later for want of rows that decode at all, not for want of
-fast steps.
+Sarathi-Serve, Agrawal et al. 2024). The share grows with the number of prompts that wait: with many, tokens come later
+for want of rows that decode at all, not for want of fast steps.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 PROMPTS_PER_SHARE = 8
 """Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
-
-DECODES_PER_SHARE = 64
-"""Rows whose step one share is small against."""
 
 LEAST_CHUNK = 64
 """Tokens of one prompt a step that join decodes whatever they cost, so that the end of a very long one is reached."""
@@ -53,10 +49,10 @@ class ChunkBudget:
             num_decodes: rows that decode in the step.
             num_prompts: prompts that are being computed, or could be.
         """
-        num_tokens, share = limits.token_budget - num_decodes, limits.mixed_token_budget
-        if share is None or not num_decodes:
+        num_tokens = limits.token_budget - num_decodes
+        if limits.mixed_token_budgets is None or not num_decodes:
             return cls(num_tokens)
-        cost = share * max(1.0, num_prompts / PROMPTS_PER_SHARE, num_decodes / DECODES_PER_SHARE)
+        cost = limits.mixed_token_budgets[num_decodes] * max(1.0, num_prompts / PROMPTS_PER_SHARE)
         return cls(num_tokens, cost=min(cost, num_tokens), context_cost=limits.context_cost)
 
     @property

@@ -28,6 +28,7 @@ from bough.executor.sampling import StopRule
 from bough.executor.sampling.sampler import NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import ComposerLimits, StepPlan
+from bough.executor.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class Engine:
         eos_token_ids: The model's end-of-sequence ids.
         max_rows: Requests that run at once.
         token_budget: Tokens computed in one step at most.
-        mixed_token_budget: Prompt tokens in a step that also decodes, while few prompts wait; None for no other limit.
+        mixed_token_budget: Prompt tokens in a step that also decodes, while few prompts wait; None for as many as the
+            pipeline has measured to slow decodes little, and for no other limit where it has not.
         observer: Told of the turns in each request's life.
         make_pipeline: Makes what runs the steps, for the rows of the composer.
     """
@@ -108,11 +110,14 @@ class Engine:
             max_rows=max_rows,
             token_budget=token_budget,
             max_context=model.max_context,
-            mixed_token_budget=mixed_token_budget,
             context_cost=model.context_cost,
         )
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
         self._pipeline = make_pipeline(self._composer.table)
+        budgets = _mixed_budgets(mixed_token_budget, self._pipeline.step_times, max_rows)
+        self._composer.limits = replace(limits, mixed_token_budgets=budgets)
+        if budgets is not None:
+            logger.info("prompt tokens that may join 1 and %d decodes: %d and %d", max_rows, budgets[1], budgets[-1])
         self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
         self._give_way: list[int] = []
@@ -420,3 +425,10 @@ def _reached_end(running: Running) -> FinishReason:
     if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
         return FinishReason.STOP
     return finish
+
+
+def _mixed_budgets(wanted: int | None, times: StepTimes | None, max_rows: int) -> list[int] | None:
+    """Prompt tokens that may join 0 to `max_rows` decodes; None for no limit."""
+    if wanted is not None:
+        return [wanted] * (max_rows + 1)
+    return None if times is None else [times.chunk_tokens(num_decodes) for num_decodes in range(max_rows + 1)]

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_ROWS = 256
 DEFAULT_TOKEN_BUDGET = 1024
+DEFAULT_MIXED_TOKEN_BUDGET = 256
 """On a CPU: large enough that matrix products are efficient, small enough that decodes wait little for a prompt."""
 
 DEFAULT_GPU_TOKEN_BUDGET = 8192
@@ -202,7 +203,7 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         eos_token_ids=files.eos_token_ids,
         max_rows=max_rows,
         token_budget=config.token_budget,
-        mixed_token_budget=settings.mixed_token_budget,
+        mixed_token_budget=settings.mixed_token_budget or (None if on_gpu else DEFAULT_MIXED_TOKEN_BUDGET),
         observer=observer,
         make_pipeline=make_pipeline,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ class ComposerLimits:
     """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
     max_context: int
     """Tokens of one sequence, prompt and generated."""
-    mixed_token_budget: int | None = None
-    """Prompt tokens that may join decodes in a step, while few prompts wait; None for as many as `token_budget` has."""
+    mixed_token_budgets: Items[int] | None = None
+    """[max_rows + 1] prompt tokens that may join so many decodes in a step, while few prompts wait; None for as many as
+    `token_budget` has."""
     context_cost: float = 0.0
     """What a token of context adds to the cost of computing a token, in tokens without context."""
     headroom_pages: int = 4

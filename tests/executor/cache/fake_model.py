@@ -60,7 +60,7 @@ class FakeEngine:
             token_budget=token_budget,
             max_context=num_pages * page_size * 2,
             headroom_pages=headroom_pages,
-            mixed_token_budget=mixed_token_budget,
+            mixed_token_budgets=None if mixed_token_budget is None else [mixed_token_budget] * (max_rows + 1),
         )
         self.composer = StepComposer(pool=self.pool, tree=self.tree, limits=limits)
         self.memory = np.full((num_pages, page_size), EMPTY, np.int64)

@@ -101,6 +101,7 @@ class GpuPipeline:
             self._ring = ResultRing(table.max_rows, runner.device)
             self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows)
             self._steps.capture(progress)
+            self.step_times = self._steps.measure()
         self._masks = GrammarMasks(table.max_rows, runner.vocab_size, eos_token_ids)
         self._features = _Features()
         self._launched: deque[_Launched] = deque()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from bough.executor.gpu.rows import DeviceRows
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.loader import Progress, no_progress
 from bough.executor.step import StepArrays
+from bough.executor.step_times import StepTimes
 from bough.kernels.gpu.rows import StepInput, begin_decode, begin_mixed
 from bough.kernels.gpu.sampling import LogprobOutputs, SamplingWorkspace, sample
 from bough.kernels.gpu.sampling_types import MAX_TOP_LOGPROBS
@@ -149,6 +151,21 @@ class GpuSteps:
             progress(index / len(work), f"graphs ({index} of {len(work)})")
         for variant in (Variant(filtered=True), Variant(logprobs=True), Variant(filtered=True, logprobs=True)):
             self.sample(1, variant, of_chunks=True)
+        self._forget_what_ran()
+
+    def measure(self) -> StepTimes | None:
+        """Time the graphs of steps, of which nothing shows as no row runs yet; None where one was not captured."""
+        graphs, plain = self._graphs, Variant()
+        try:
+            decode = {size: _timed(graphs[_Key("decode", size, plain)]) for size in self._decode_sizes}
+            layers = {size: _timed(graphs[_Key("mixed layers", size)]) for size in self._mixed_sizes}
+            sample = {size: _timed(graphs[_Key("sample of chunks", size, plain)]) for size in self._sample_sizes}
+        except KeyError:
+            return None
+        self._forget_what_ran()
+        return StepTimes(decode=decode, layers=layers, sample=sample)
+
+    def _forget_what_ran(self) -> None:
         torch.cuda.synchronize()
         self._ring.step_counter.zero_()
 
@@ -225,6 +242,17 @@ class GpuSteps:
             logger.warning("%s cannot be captured as a graph", key, exc_info=True)
             return
         self._graphs[key] = graph
+
+
+def _timed(graph: torch.cuda.CUDAGraph) -> float:
+    """Seconds of a graph, the faster of two runs; waits for them."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
+    events[0].record()
+    for event in events[1:]:
+        graph.replay()
+        event.record()
+    events[-1].synchronize()
+    return min(float(first.elapsed_time(second)) for first, second in pairwise(events)) / 1e3
 
 
 def _sizes(sizes: tuple[int, ...], most: int) -> list[int]:

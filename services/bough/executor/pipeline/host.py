@@ -13,6 +13,7 @@ from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.step import StepArrays, StepPlan
+from bough.executor.step_times import StepTimes
 
 
 class HostPipeline:
@@ -25,6 +26,7 @@ class HostPipeline:
     """
 
     depth = 1
+    step_times: StepTimes | None = None
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int]) -> None:
         self._runner = runner
