@@ -98,7 +98,7 @@ def chunks(left: ChunkBudget, *sequences: Sequence) -> list[int]:
 def test_a_prompt_gets_no_dust_only_its_end_may_be_less_than_a_page() -> None:
     assert chunks(budget(), sequence(250), sequence(4000), sequence(4000)) == [250]
     assert chunks(budget(), sequence(250), sequence(5)) == [250, 5]
-    assert chunks(budget(num_prompts=12), sequence(200), sequence(4000), sequence(4000)) == [200, 176]
+    assert chunks(budget(num_prompts=6), sequence(200), sequence(4000), sequence(4000)) == [200, 176]
 
 
 def test_others_share_half_and_the_first_prompt_takes_the_rest_and_always_moves() -> None:

@@ -13,7 +13,7 @@ import math
 from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
-PROMPTS_PER_SHARE = 8
+PROMPTS_PER_SHARE = 4
 """Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
 
 LEAST_CHUNK = 64
