@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bough.common.sampling import SamplingParams
-from bough.executor.chunk_budget import LAST_CHUNK, LEAST_CHUNK, PROMPTS_PER_SHARE, ChunkBudget
+from bough.executor.chunk_budget import LAST_CHUNK, LEAST_CHUNK, MOST_SHARES, PROMPTS_PER_SHARE, ChunkBudget
+from bough.executor.mixed_budget import FixedBudget
 from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, StepPlan
 
@@ -15,10 +17,10 @@ def budget(*, num_decodes: int = 64, num_prompts: int = 1, share: int | None = 2
         max_rows=256,
         token_budget=8192,
         max_context=1 << 20,
-        mixed_token_budgets=None if share is None else [share] * 257,
+        mixed_budget=None if share is None else FixedBudget(share),
         context_cost=cost,
     )
-    return ChunkBudget.of_step(limits, num_decodes=num_decodes, num_prompts=num_prompts)
+    return ChunkBudget.of_step(limits, np.zeros(num_decodes, np.int64), num_prompts)
 
 
 def test_prompts_have_the_whole_step_where_nobody_decodes_or_no_share_is_set() -> None:
@@ -31,7 +33,9 @@ def test_a_prompt_beside_decodes_gets_the_share() -> None:
     assert budget().fitting(100, 0) == 100
 
 
-@pytest.mark.parametrize("num_prompts, shares", [(PROMPTS_PER_SHARE, 1), (2 * PROMPTS_PER_SHARE, 2), (1000, 100)])
+@pytest.mark.parametrize(
+    "num_prompts, shares", [(PROMPTS_PER_SHARE, 1), (2 * PROMPTS_PER_SHARE, 2), (1000, MOST_SHARES)]
+)
 def test_many_prompts_get_as_many_shares_as_they_need_but_no_more_than_a_step_holds(
     num_prompts: int, shares: int
 ) -> None:

@@ -16,6 +16,7 @@ from bough.common.sampling import FinishReason, SamplingParams, TokenLogprobs
 from bough.common.telemetry import Telemetry
 from bough.executor.drawing import Drawing
 from bough.executor.engine import Engine
+from bough.executor.mixed_budget import MixedBudget
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Gauges, Orders, StepReport
 from bough.executor.pipeline.base import Drawn, Pipeline
@@ -24,7 +25,6 @@ from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner, RunnerConfig
 from bough.executor.running import Matcher, Running
 from bough.executor.step import StepArrays, StepPlan
-from bough.executor.step_times import StepTimes
 
 
 def load_runner(model_dir: Path, **fields: Any) -> ModelRunner:
@@ -62,7 +62,7 @@ class DelayedPipeline:
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int], depth: int) -> None:
         self.depth = depth
-        self.step_times: StepTimes | None = None
+        self.mixed_budget: MixedBudget | None = None
         self.num_settled = 0
         self.most_under_way = 0
         self._runner = runner

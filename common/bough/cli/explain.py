@@ -15,7 +15,7 @@ _MEASURED = {
     "kv_pages": "measured by the executor at start: pages of 16 tokens that fit beside the largest step",
     "max_rows": "256",
     "token_budget": "1024 on a CPU, 8192 on a GPU, and always more than max_rows",
-    "mixed_token_budget": "256 on a CPU; on a GPU measured at start, so that decodes take half as long again at most",
+    "mixed_token_budget": "256 on a CPU; on a GPU as many as take about half as long again, by times measured at start",
 }
 _UNSET = {
     "api_key": "no key is asked for",

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 PROMPTS_PER_SHARE = 4
-"""Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
+"""Prompts that one share is for. More get as many shares as they would need to be served in the same time, up to"""
+MOST_SHARES = 6
+"""so many: beyond, those who decode would wait too long for each token while a burst of prompts is computed."""
 
 LEAST_CHUNK = 64
 """Tokens of one prompt a step that join decodes whatever they cost, so that the end of a very long one is reached."""
@@ -38,21 +43,23 @@ class ChunkBudget:
         self._cost = math.inf if cost is None else cost
         self._context_cost = context_cost
         self._least = LEAST_CHUNK
-        self._held_back = 0.0
+        self._held_back: float | None = None
 
     @classmethod
-    def of_step(cls, limits: ComposerLimits, *, num_decodes: int, num_prompts: int) -> ChunkBudget:
+    def of_step(cls, limits: ComposerLimits, contexts: npt.NDArray[np.int64], num_prompts: int) -> ChunkBudget:
         """The budget of a step before any chunk has joined it.
 
         Args:
             limits: of all steps.
-            num_decodes: rows that decode in the step.
+            contexts: [R] tokens that each row which decodes in the step has computed.
             num_prompts: prompts that are being computed, or could be.
         """
+        num_decodes = len(contexts)
         num_tokens = limits.token_budget - num_decodes
-        if limits.mixed_token_budgets is None or not num_decodes:
+        if limits.mixed_budget is None or not num_decodes:
             return cls(num_tokens)
-        cost = limits.mixed_token_budgets[num_decodes] * max(1.0, num_prompts / PROMPTS_PER_SHARE)
+        shares = min(max(1.0, num_prompts / PROMPTS_PER_SHARE), MOST_SHARES)
+        cost = limits.mixed_budget.tokens(num_decodes, int(contexts.sum()), shares)
         return cls(num_tokens, cost=min(cost, num_tokens), context_cost=limits.context_cost)
 
     @property
@@ -74,7 +81,7 @@ class ChunkBudget:
 
     def give_back(self) -> None:
         """What was held back, and what the others have left, is for the prompt that comes first."""
-        if self._held_back:
+        if self._held_back is not None:
             self._cost += self._held_back
             self._least = LEAST_CHUNK
 

@@ -269,8 +269,8 @@ class StepComposer:
 
     def _chunk_budget(self) -> ChunkBudget:
         startable = 0 if self._is_short_of_pages else min(len(self._waiting) + self.num_queued, self.table.num_free)
-        num_decodes, num_prompts = len(self._running.decoding), len(self._running.prefilling) + startable
-        return ChunkBudget.of_step(self.limits, num_decodes=num_decodes, num_prompts=num_prompts)
+        contexts = self.table.position[self._running.decode_rows]
+        return ChunkBudget.of_step(self.limits, contexts, len(self._running.prefilling) + startable)
 
     def _grow_decodes(self, plan: StepPlan) -> None:
         """Gives a page to each decode whose next token begins one."""

@@ -19,6 +19,7 @@ from bough.executor.cache.events import CacheEventKind
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import StepComposer
+from bough.executor.mixed_budget import FixedBudget
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
 from bough.executor.pipeline.base import DeviceFailedError, Drawn, Pipeline
@@ -28,7 +29,6 @@ from bough.executor.sampling import StopRule
 from bough.executor.sampling.sampler import NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import ComposerLimits, StepPlan
-from bough.executor.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +114,11 @@ class Engine:
         )
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
         self._pipeline = make_pipeline(self._composer.table)
-        budgets = _mixed_budgets(mixed_token_budget, self._pipeline.step_times, max_rows)
-        self._composer.limits = replace(limits, mixed_token_budgets=budgets)
-        if budgets is not None:
-            logger.info("prompt tokens that may join 1 and %d decodes: %d and %d", max_rows, budgets[1], budgets[-1])
+        budget = self._pipeline.mixed_budget if mixed_token_budget is None else FixedBudget(mixed_token_budget)
+        self._composer.limits = replace(limits, mixed_budget=budget)
+        if budget is not None:
+            few, many = (int(budget.tokens(num_decodes, 0, 1.0)) for num_decodes in (1, max_rows))
+            logger.info("prompt tokens that may join 1 and %d decodes: %d and %d", max_rows, few, many)
         self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
         self._give_way: list[int] = []
@@ -425,10 +426,3 @@ def _reached_end(running: Running) -> FinishReason:
     if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
         return FinishReason.STOP
     return finish
-
-
-def _mixed_budgets(wanted: int | None, times: StepTimes | None, max_rows: int) -> list[int] | None:
-    """Prompt tokens that may join 0 to `max_rows` decodes; None for no limit."""
-    if wanted is not None:
-        return [wanted] * (max_rows + 1)
-    return None if times is None else [times.chunk_tokens(num_decodes) for num_decodes in range(max_rows + 1)]

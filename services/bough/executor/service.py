@@ -28,6 +28,7 @@ from bough.executor.gpu.device import choose_device
 from bough.executor.grammar_client import fetch_grammar
 from bough.executor.grammars import GrammarStore
 from bough.executor.loop import EngineLoop
+from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS
 from bough.executor.models.config import ModelError as ModelReadError
 from bough.executor.observer import Observer
 from bough.executor.orders import StepReport
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_ROWS = 256
 DEFAULT_TOKEN_BUDGET = 1024
-DEFAULT_MIXED_TOKEN_BUDGET = 256
 """On a CPU: large enough that matrix products are efficient, small enough that decodes wait little for a prompt."""
 
 DEFAULT_GPU_TOKEN_BUDGET = 8192
@@ -203,7 +203,7 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         eos_token_ids=files.eos_token_ids,
         max_rows=max_rows,
         token_budget=config.token_budget,
-        mixed_token_budget=settings.mixed_token_budget or (None if on_gpu else DEFAULT_MIXED_TOKEN_BUDGET),
+        mixed_token_budget=settings.mixed_token_budget or (None if on_gpu else DEFAULT_MIXED_TOKENS),
         observer=observer,
         make_pipeline=make_pipeline,
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bough.executor.mixed_budget import MixedBudget
 from bough.executor.sequence import Sequence
 
 
@@ -22,9 +22,8 @@ class ComposerLimits:
     """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
     max_context: int
     """Tokens of one sequence, prompt and generated."""
-    mixed_token_budgets: Items[int] | None = None
-    """[max_rows + 1] prompt tokens that may join so many decodes in a step, while few prompts wait; None for as many as
-    `token_budget` has."""
+    mixed_budget: MixedBudget | None = None
+    """How many prompt tokens may join decodes in a step; None for as many as `token_budget` has."""
     context_cost: float = 0.0
     """What a token of context adds to the cost of computing a token, in tokens without context."""
     headroom_pages: int = 4

@@ -14,6 +14,7 @@ import numpy as np
 
 from bough.executor.cache import PagePool, RadixTree
 from bough.executor.composer import StepComposer
+from bough.executor.mixed_budget import FixedBudget
 from bough.executor.sequence import Sequence, SequenceStatus
 from bough.executor.step import ComposerLimits, StepPlan
 from tests.executor.cache.tree_check import check_tree, tree_pages
@@ -60,7 +61,7 @@ class FakeEngine:
             token_budget=token_budget,
             max_context=num_pages * page_size * 2,
             headroom_pages=headroom_pages,
-            mixed_token_budgets=None if mixed_token_budget is None else [mixed_token_budget] * (max_rows + 1),
+            mixed_budget=None if mixed_token_budget is None else FixedBudget(mixed_token_budget),
         )
         self.composer = StepComposer(pool=self.pool, tree=self.tree, limits=limits)
         self.memory = np.full((num_pages, page_size), EMPTY, np.int64)

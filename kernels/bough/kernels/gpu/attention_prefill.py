@@ -389,7 +389,7 @@ def _launch(
         LINES_POW2=max(_LEAST_LINES, triton.next_power_of_2(num_lines)),
         WINDOW=options.window,
         SPLIT=is_cut,
-        WAVE=splits.wave,
+        WAVE=splits.wave if is_cut else 0,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         PDL=options.pdl,
         num_warps=config.num_warps,

@@ -28,10 +28,10 @@ _MOST_PARTS = tl.constexpr(MAX_SPLITS)
 
 
 @triton.jit
-def choose_parts(programs, most, wave):
-    """Parts for every context of a launch whose blocks of queries make so many programs; see `PrefillSplits`."""
+def choose_parts(num_blocks, most, wave):
+    """Parts for every context of a launch with so many blocks of queries, of all heads; see `PrefillSplits`."""
     parts = 1 + tl.arange(0, _MOST_PARTS)
-    lasting = tl.cdiv(programs * parts, wave).to(tl.float32) / parts
+    lasting = tl.cdiv(num_blocks * parts, wave).to(tl.float32) / parts
     lasting = tl.where(parts <= most, lasting, float("inf"))
     return tl.min(tl.where(lasting <= _NEARLY * tl.min(lasting, 0), parts, most), 0)
 

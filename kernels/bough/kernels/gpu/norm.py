@@ -2,7 +2,7 @@
 
 The sum of squares is kept in float64. Squares of bfloat16 values are exact there, and so is their sum as long as the
 values that matter lie within some 2^14 of one another: it does not depend on the order of summation, and every kernel
-that norms a row (`bough.kernels.gpu.linear_gemv`, `linear_dot`) gets the same bits as this one.
+that norms a row (`bough.kernels.gpu.linear_gemv`, `attention_heads`) gets the same bits as this one.
 
 A multiprocessor converts to float64 at a quarter of the rate at which it multiplies there, and the compiler puts one
 conversion after another; `magnitudes` makes float64 values of bfloat16 ones by moving their bits instead.

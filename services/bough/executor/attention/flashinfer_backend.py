@@ -178,6 +178,7 @@ def choose_prefill(
         return None
     if not by_name and not is_faster(torch.cuda.get_device_capability(device)[0], config.head_dim):
         return None
+    logger.info("prefill attention: loading FlashInfer's kernel; the first time it is compiled, which takes minutes")
     try:
         planner = FlashInferPrefill(HeadShape.of(config, dtype), device)
     except Exception as error:

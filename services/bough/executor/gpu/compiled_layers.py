@@ -10,7 +10,7 @@ from bough.executor.batch import ForwardBatch
 from bough.executor.kvcache import Cache
 from bough.executor.models.llama import DecoderLayer, LlamaForCausalLM
 from bough.kernels.gpu.compiled import Between, Block, Dense
-from bough.kernels.gpu.linear_gemv import MAX_ROWS
+from bough.kernels.gpu.linear_gemv import MAX_ROWS as FEW_ROWS
 from bough.kernels.gpu.operations import GpuLinear
 from bough.kernels.interface import Linear
 
@@ -37,7 +37,7 @@ class CompiledLayers:
     @staticmethod
     def takes(num_tokens: int) -> bool:
         """Whether steps of so many tokens are run compiled: fewer have better kernels, more have larger products."""
-        return MAX_ROWS < num_tokens <= MAX_TOKENS
+        return FEW_ROWS < num_tokens <= MAX_TOKENS
 
     def hidden(self, batch: ForwardBatch, cache: Cache, out: Tensor) -> None:
         """Run all layers over a step; `out` [T, hidden] gets the residual stream before the final norm."""

@@ -18,6 +18,7 @@ from bough.executor.gpu.rows import DeviceRows, sampling_flags
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.gpu.steps import GpuSteps, Variant
 from bough.executor.loader import Progress, no_progress
+from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS, FixedBudget, MixedBudget
 from bough.executor.pipeline.base import DeviceFailedError, Drawn
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
@@ -101,7 +102,8 @@ class GpuPipeline:
             self._ring = ResultRing(table.max_rows, runner.device)
             self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows)
             self._steps.capture(progress)
-            self.step_times = self._steps.measure()
+            measured = self._steps.measure(runner.context_seconds())
+        self.mixed_budget: MixedBudget | None = FixedBudget(DEFAULT_MIXED_TOKENS) if measured is None else measured
         self._masks = GrammarMasks(table.max_rows, runner.vocab_size, eos_token_ids)
         self._features = _Features()
         self._launched: deque[_Launched] = deque()

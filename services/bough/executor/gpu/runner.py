@@ -44,6 +44,7 @@ _LOAD_SHARE = 0.6
 _SPARE_BYTES = 1 << 30
 """Left for what the profile run does not see: graphs, cuBLAS workspaces, fragments."""
 _MAX_HEAD_DIM = 256
+_READ_BYTES = 1 << 30
 
 
 class GpuRunner(LoadedModel):
@@ -154,6 +155,18 @@ class GpuRunner(LoadedModel):
     def decode_splits(self, num_lines: int) -> DecodeSplits:
         """How decode attention cuts the contexts of so many lines."""
         return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
+
+    def context_seconds(self) -> float:
+        """Seconds in which a token of a context is read in all layers, at the rate of one large read; waits for it."""
+        keys = self._cache.layers[0].keys.view(torch.float32).flatten()[: _READ_BYTES // 4]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
+        events[0].record()
+        for event in events[1:]:
+            keys.sum()
+            event.record()
+        events[-1].synchronize()
+        token_bytes = self.layout.page_bytes / self.page_size
+        return float(events[1].elapsed_time(events[2])) / 1e3 * token_bytes / (4 * keys.numel())
 
     def prefill_splits(self, num_tokens: int) -> PrefillSplits:
         """Parts that attention of chunks cuts contexts into, in a step of up to so many tokens."""

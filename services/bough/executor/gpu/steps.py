@@ -17,8 +17,8 @@ from bough.executor.gpu.ring import ResultRing
 from bough.executor.gpu.rows import DeviceRows
 from bough.executor.gpu.runner import GpuRunner
 from bough.executor.loader import Progress, no_progress
+from bough.executor.mixed_budget import TimedBudget
 from bough.executor.step import StepArrays
-from bough.executor.step_times import StepTimes
 from bough.kernels.gpu.rows import StepInput, begin_decode, begin_mixed
 from bough.kernels.gpu.sampling import LogprobOutputs, SamplingWorkspace, sample
 from bough.kernels.gpu.sampling_types import MAX_TOP_LOGPROBS
@@ -153,17 +153,24 @@ class GpuSteps:
             self.sample(1, variant, of_chunks=True)
         self._forget_what_ran()
 
-    def measure(self) -> StepTimes | None:
-        """Time the graphs of steps, of which nothing shows as no row runs yet; None where one was not captured."""
-        graphs, plain = self._graphs, Variant()
-        try:
-            decode = {size: _timed(graphs[_Key("decode", size, plain)]) for size in self._decode_sizes}
-            layers = {size: _timed(graphs[_Key("mixed layers", size)]) for size in self._mixed_sizes}
-            sample = {size: _timed(graphs[_Key("sample of chunks", size, plain)]) for size in self._sample_sizes}
-        except KeyError:
+    def measure(self, context_s: float) -> TimedBudget | None:
+        """Time the graphs of steps, of which nothing shows as no row runs yet; None where one was not captured.
+
+        Args:
+            context_s: see `TimedBudget`.
+        """
+        plain = Variant()
+        parts = (
+            {size: _Key("decode", size, plain) for size in self._decode_sizes},
+            {size: _Key("mixed layers", size) for size in self._mixed_sizes},
+            {size: _Key("sample of chunks", size, plain) for size in self._sample_sizes},
+        )
+        if any(key not in self._graphs for keys in parts for key in keys.values()):
             return None
+        self._graphs[parts[1][self._mixed_sizes[-1]]].replay()  # wakes up a clock that has slowed down
+        decode, layers, sample = ({size: _timed(self._graphs[key]) for size, key in keys.items()} for keys in parts)
         self._forget_what_ran()
-        return StepTimes(decode=decode, layers=layers, sample=sample)
+        return TimedBudget(decode=decode, layers=layers, sample=sample, context_s=context_s)
 
     def _forget_what_ran(self) -> None:
         torch.cuda.synchronize()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bough.common.sampling import TokenLogprobs
+from bough.executor.mixed_budget import MixedBudget
 from bough.executor.running import Running
 from bough.executor.step import StepPlan
-from bough.executor.step_times import StepTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +36,8 @@ class Pipeline(Protocol):
 
     depth: int
     """Steps that may be under way at once, the one whose results are waited for included; at least 1."""
-    step_times: StepTimes | None
-    """Where they are known."""
+    mixed_budget: MixedBudget | None
+    """How many prompt tokens may join decodes, where something is known of it."""
 
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         """Start a step.

@@ -8,12 +8,12 @@ import torch
 
 from bough.executor.batch import ForwardBatch
 from bough.executor.drawing import Drawing
+from bough.executor.mixed_budget import MixedBudget
 from bough.executor.pipeline.base import Drawn
 from bough.executor.row_table import RowTable
 from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.step import StepArrays, StepPlan
-from bough.executor.step_times import StepTimes
 
 
 class HostPipeline:
@@ -26,7 +26,7 @@ class HostPipeline:
     """
 
     depth = 1
-    step_times: StepTimes | None = None
+    mixed_budget: MixedBudget | None = None
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int]) -> None:
         self._runner = runner

@@ -9,6 +9,7 @@ import torch
 
 from bough.executor.gpu.pipeline import GpuPipeline
 from bough.executor.gpu.runner import GpuRunner
+from bough.executor.mixed_budget import TimedBudget
 from bough.executor.row_table import RowTable
 from bough.executor.runner import RunnerConfig
 from tests.helpers.checkpoints import write_checkpoint
@@ -21,8 +22,10 @@ def test_every_graph_of_a_step_is_timed(tmp_path: Path) -> None:
     config = RunnerConfig(model_dir=model_dir, dtype="float32", num_pages=400, max_rows=40, token_budget=512)
     runner = GpuRunner.load(config, torch.device("cuda", 0))
     pipeline = GpuPipeline(runner, RowTable(max_rows=40, max_pages=64, page_size=16), eos_token_ids=())
-    times = pipeline.step_times
-    assert times is not None
+    times = pipeline.mixed_budget
+    assert isinstance(times, TimedBudget)
     assert list(times.decode)[-1] == 40 and list(times.layers)[-1] == 512 and list(times.sample)[-1] == 40
     for measured in (times.decode, times.layers, times.sample):
         assert all(0 < seconds < 1 for seconds in measured.values())
+    # An H200 reads 4.2 TB/s at most.
+    assert runner.layout.page_bytes / 16 / 5e12 < times.context_s < 1e-3
