@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+import torch
 import xgrammar
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -23,7 +24,7 @@ from bough.common.rpc.server import READY_SERVICE, RpcServer
 from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
 from bough.executor.engine import Engine
 from bough.executor.orders import StepReport
-from bough.executor.service import ExecutorService
+from bough.executor.service import ExecutorService, _warn_of_settings_without_effect
 from bough.rpc.v1 import common_pb2, executor_pb2_grpc, grammar_pb2, grammar_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from bough.rpc.v1 import executor_pb2 as pb
 from tests.helpers.checkpoints import write_checkpoint
@@ -217,3 +218,28 @@ async def test_an_engine_that_fails_ends_the_process(
 def test_a_service_without_a_model_is_refused() -> None:
     with pytest.raises(ModelError, match="model"):
         ExecutorService(Settings(), exit_process=lambda: None)
+
+
+async def test_settings_of_a_gpu_that_are_given_on_a_cpu_are_named_once_at_start(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"attention_prefill": "flashinfer", "compile": "default", "backend": "native"}
+    async with served(settings_of(model_dir, tmp_path, device="cpu", **given)) as (_, client):
+        await client.attach()
+    (warning,) = [message for message in caplog.messages if "without effect" in message]
+    assert "attention_prefill = 'flashinfer', compile = 'default'" in warning and "for a GPU alone" in warning
+    assert "backend" not in warning and "threads" not in warning
+
+
+def test_settings_of_a_cpu_that_are_given_on_a_gpu_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(backend="torch", threads=4, attention_prefill="triton", compile="default")
+    _warn_of_settings_without_effect(settings, torch.device("cuda", 0))
+    (warning,) = caplog.messages
+    assert "backend = 'torch', threads = 4;" in warning and "for a CPU alone" in warning
+    assert "attention_prefill" not in warning and "compile" not in warning
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_settings_that_nobody_gave_are_not_named(device: str, caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_settings_without_effect(Settings(), torch.device(device))
+    assert not caplog.messages

@@ -48,6 +48,9 @@ DEFAULT_TOKEN_BUDGET = 1024
 
 DEFAULT_GPU_TOKEN_BUDGET = 8192
 
+_FOR_ONE_DEVICE = {"attention_prefill": "cuda", "compile": "cuda", "backend": "cpu", "threads": "cpu"}
+"""Settings that only one type of device reads."""
+
 _DRAIN_POLL_S = 0.02
 _Loaded = tuple[Model, Callable[[RowTable], Pipeline]]
 
@@ -181,6 +184,7 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
     """Load the model and make the engine; called on the thread that steps it. ModelError when it cannot be served."""
     device = choose_device(cast(Literal["auto", "cpu", "cuda"], settings.device))
     on_gpu = device.type == "cuda"
+    _warn_of_settings_without_effect(settings, device)
     max_rows = settings.max_rows or DEFAULT_MAX_ROWS
     default_budget = DEFAULT_GPU_TOKEN_BUDGET if on_gpu else DEFAULT_TOKEN_BUDGET
     config = RunnerConfig(
@@ -207,6 +211,18 @@ def build_engine(settings: Settings, files: ModelFiles, observer: Observer) -> E
         observer=observer,
         make_pipeline=make_pipeline,
     )
+
+
+def _warn_of_settings_without_effect(settings: Settings, device: torch.device) -> None:
+    """Say once which settings were given that the device in use has nothing to do with."""
+    given = [
+        f"{name} = {getattr(settings, name)!r}"
+        for name, reader in _FOR_ONE_DEVICE.items()
+        if reader != device.type and getattr(settings, name) != Settings.model_fields[name].default
+    ]
+    if given:
+        here, other = ("a GPU", "a CPU") if device.type == "cuda" else ("a CPU", "a GPU")
+        logger.warning("without effect on %s: %s; for %s alone", here, ", ".join(given), other)
 
 
 def _log_progress(fraction: float, what: str) -> None:
