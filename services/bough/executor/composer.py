@@ -18,8 +18,7 @@ from collections.abc import Sequence as Items
 import numpy as np
 
 from bough.common.prefix_hash import TOKEN_BYTES
-from bough.executor.cache.pages import PagePool
-from bough.executor.cache.radix import Match, Node, RadixTree
+from bough.executor.cache import Match, Node, PagePool, RadixTree
 from bough.executor.chunk_budget import ChunkBudget
 from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.row_table import RowTable

@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from bough.common.prefix_hash import TOKEN_BYTES, token_bytes
 from bough.common.sampling import SamplingParams
-from bough.executor.cache.radix import Node
+from bough.executor.cache.nodes import Node
 
 
 class SequenceStatus(Enum):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bough.executor.cache.events import CacheEvent, CacheEventKind
+from bough.executor.cache.nodes import Extension, Match, Node, TailMatch
 from bough.executor.cache.pages import PagePool
-from bough.executor.cache.radix import Extension, Match, Node, RadixTree, TailMatch
+from bough.executor.cache.radix import RadixTree
 
 __all__ = [
     "CacheEvent",

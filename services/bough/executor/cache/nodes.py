@@ -1,0 +1,82 @@
+"""What the radix tree is made of, and what it answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Node:
+    """A run of pages below its parent. Owned by the tree; others hold it only to lock, extend and unlock."""
+
+    __slots__ = (
+        "children",
+        "edges",
+        "entry",
+        "hashes",
+        "is_tail",
+        "key",
+        "last_used",
+        "locks",
+        "namespace",
+        "num_tails",
+        "pages",
+        "parent",
+        "start",
+    )
+
+    def __init__(self, *, namespace: bytes, parent: Node | None, key: bytes, pages: list[int]) -> None:
+        self.namespace = namespace
+        self.parent = parent
+        self.key = bytearray(key)
+        """Tokens of the run, as `token_bytes` packs them."""
+        self.pages = pages
+        self.hashes: list[bytes] = []
+        """Chained hash of each page; empty for a tail. The root holds its namespace's hash."""
+        self.children: dict[bytes, Node] = {}
+        """By the bytes of the child's first page (all that a tail has)."""
+        self.edges: list[bytes] = []
+        """Keys of `children`, sorted."""
+        self.num_tails = 0
+        """How many of the children are tails."""
+        self.is_tail = False
+        self.start = 0
+        """Pages of the prefix before this node."""
+        self.locks = 0
+        self.last_used = 0
+        self.entry = 0
+        """Number of the heap entry that stands for this node; others in the heap are stale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailMatch:
+    """A page that begins with tokens of the query but goes on differently (or ends)."""
+
+    node: Node
+    page: int
+    num_tokens: int
+    """Tokens that may be used, 1 <= num_tokens < page_size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """The longest cached prefix of a query. Valid until the tree changes: lock it at once."""
+
+    namespace: bytes
+    node: Node | None
+    """Where the match of whole pages ends; None when the namespace is empty."""
+    num_node_pages: int
+    """Pages of `node` that belong to the match."""
+    pages: list[int]
+    page_hash: bytes
+    """Chained hash at the end of `pages`."""
+    tail: TailMatch | None
+
+
+class Extension(NamedTuple):
+    """What became of pages that were offered to the tree."""
+
+    node: Node
+    """Where the path ends now; the caller's lock moved here."""
+    unused: list[int]
+    """Offered pages that the tree did not take since it has those tokens; they stay the caller's."""
