@@ -111,6 +111,35 @@ def test_what_lies_behind_a_context_does_not_matter(native: NativeAttention) -> 
     assert torch.equal(results[0], results[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("in_last_page", [1, 4, 5, 15])
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_nan_that_an_earlier_sequence_left_behind_a_context_does_not_matter(
+    native: NativeAttention, by_torch: bool, in_last_page: int, dtype: torch.dtype
+) -> None:
+    spec = make_spec(8, 4, 32, dtype, None)
+    work = [
+        (Row(tokens=[1] * 300, pages=[1, 2, 3], num_computed=31 + in_last_page), 1),
+        (Row(tokens=[1] * 300, pages=[4, 5, 6, 7, 8, 9], num_computed=80), 1),
+        (Row(tokens=[1] * 300, pages=[10, 11], num_computed=0), 16 + in_last_page),
+    ]
+    batch = make_batch(work, 16)
+    qkv = torch.randn(batch.num_tokens, spec.qkv_size, generator=torch.Generator().manual_seed(2)).to(dtype)
+    backend = TorchAttention() if by_torch else native
+    results = []
+    for left in (0.0, torch.nan):
+        cache = make_cache(spec, dtype)
+        keys, values = cache.gather(torch.arange(NUM_PAGES))
+        for row, num_tokens in work:
+            slots = [row.pages[at // 16] * 16 + at % 16 for at in range(row.num_computed + num_tokens)]
+            kept_keys, kept_values = (part[:, slots].transpose(0, 1).clone() for part in (keys, values))
+            cache.keys[row.pages], cache.values[row.pages] = left, left
+            cache.write(kept_keys, kept_values, torch.tensor(slots))
+        cache.keys[0], cache.values[0] = left, left  # stands in the page table where a row has no page
+        results.append(backend.attend(qkv, spec, cache, batch))
+    assert torch.equal(results[0], results[1]) and not results[0].isnan().any()
+
+
 def test_a_batch_of_other_types_is_refused_before_native_code_reads_it() -> None:
     batch = make_batch(make_rows(), 16)
     with pytest.raises(TypeError, match=r"ForwardBatch\.page_table must be contiguous torch\.int32, is torch\.int64"):

@@ -243,6 +243,22 @@ struct HeadPages {
     return out;
   }
 
+  // A block as its queries may read it: values of the last page that none of them sees become 0 in a copy. They weigh 0
+  // as they are, which NaN would survive, and a page still holds what an earlier sequence left there.
+  Block<T> clean_block(int first, int end, Queries<T>& s) const {
+    Block<T> out = block(first, end);
+    const int seen = end - first - (out.num_pages - 1) * kPageSize;
+    if (seen >= kPageSize) return out;
+    constexpr int g = kGroup<T>;
+    const int64_t row = s.head_dim * g, groups = (seen + g - 1) / g;
+    std::memcpy(s.last_values, out.values[out.num_pages - 1], groups * row * sizeof(T));
+    if (seen % g != 0)
+      for (int64_t i = 1; i < row; i += g) store1(s.last_values + (groups - 1) * row + i, 0.0f);
+    std::memset(static_cast<void*>(s.last_values + groups * row), 0, (kPageSize / g - groups) * row * sizeof(T));
+    out.values[out.num_pages - 1] = s.last_values;
+    return out;
+  }
+
   void prefetch(const Block<T>& block) const {
     const int64_t bytes = head_elements * sizeof(T);
     for (int p = 0; p < block.num_pages; ++p) {
@@ -298,14 +314,14 @@ static void attend_chunk(const Op& op, const Context& context, const QueryChunk&
   const int end = first_position + chunk.count;  // past the last visible token
   const int seen_from = op.window > 0 ? std::max(0, first_position + 1 - op.window) : 0;
   const bool streams = chunk.count == 1;  // its pages are read once, so they come from far
-  Block<T> previous, current = head.block(seen_from / kBlockTokens * kBlockTokens, end);
+  Block<T> previous, current = head.clean_block(seen_from / kBlockTokens * kBlockTokens, end, s);
   scores_of(s, current, tiles);
   // scores run a block ahead of the softmax and values a block behind it: none waits for what was just stored
   for (bool first = true;; first = false) {
     const bool last = current.first + kBlockTokens >= end;
     Block<T> next;
     if (!last) {
-      next = head.block(current.first + kBlockTokens, end);
+      next = head.clean_block(current.first + kBlockTokens, end, s);
       if (streams && next.first + kBlockTokens < end) head.prefetch(head.block(next.first + kBlockTokens, end));
       scores_of(s, next, tiles);
     }

@@ -24,6 +24,7 @@ struct Queries {
   // of two blocks, in turns: one is filled while the other is read
   alignas(64) float scores[2][kMaxQueries * kBlockTokens];
   alignas(64) T weights[2][kMaxQueries * kBlockTokens];
+  alignas(64) T last_values[kPageSize * kMaxHeadDim];  // of a page that is seen in part
   f32x16 sum[kMaxQueries];
   float best[kMaxQueries];
   int position[kMaxQueries];

@@ -68,6 +68,8 @@ def _attend_decodes(q: Tensor, spec: AttentionSpec, cache: LayerCache, batch: Fo
     visible = at < lens
     if spec.window is not None:
         visible &= at >= lens - spec.window
+    # A mask adds -inf to scores and weighs values with 0: NaN, which may lie there from before, would survive both.
+    keys, values = (part.masked_fill(~visible[:, None, :, None], 0) for part in (keys, values))
     out = F.scaled_dot_product_attention(
         q.unsqueeze(2), keys, values, attn_mask=visible[:, None, None], scale=spec.scale, enable_gqa=True
     )
