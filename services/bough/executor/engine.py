@@ -26,7 +26,7 @@ from bough.executor.pipeline.base import DeviceFailedError, Drawn, Pipeline
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
-from bough.executor.sampling.sampler import NOTHING_ALLOWED
+from bough.executor.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import ComposerLimits, StepPlan
 
@@ -344,6 +344,7 @@ class Engine:
         for line, reason in drawn.failed.items():
             if not running[line].is_ended:
                 self._fail_line(running[line], reason, positions[line])
+        self._condemn([running[line].sequence for line, reason in drawn.failed.items() if reason == NOT_FINITE])
 
     def _fail_line(self, running: Running, reason: str, position: int) -> None:
         code = INTERNAL
@@ -351,6 +352,15 @@ class Engine:
             # The client's fault: a schema or expression that no output can satisfy.
             code, reason = INVALID, "response_format: the grammar allows no output; a satisfiable one is accepted"
         self._fail(running, code, reason, position=position)
+
+    def _condemn(self, rows: Sequence[Row]) -> None:
+        """Keep others from the pages that these have filled: keys and values may be as little finite as the logits.
+
+        What they found in the cache stays there. Others have computed it, and their own tokens may be the reason.
+        """
+        for row in rows:
+            first_page = row.num_cached_tokens // self._model.page_size
+            self._tree.condemn(row.namespace, row.packed(0, len(row.tokens)), first_page)
 
     def _look_closer(self, running: Running, token: int, line: int, position: int, drawn: Drawn) -> FinishReason:
         """Deal with a row that is not plain; its finish reason, or a failure noted in `drawn`."""

@@ -187,3 +187,71 @@ def test_a_split_under_a_lock_keeps_both_halves_locked() -> None:
     assert cache.tree.evict(100) == 1
     cache.tree.unlock(short)
     check_tree(cache.tree, [])
+
+
+def test_condemned_pages_go_at_once_with_all_that_goes_on_from_them_and_those_before_stay() -> None:
+    cache = Cache()
+    cache.store(list(range(18)))
+    cache.store([*range(12), 50, 51, 52, 53, 54])
+    cache.store([*range(4), 60, 61, 62, 63])
+    cache.tree.condemn(b"", token_bytes(range(18)), 2)
+    check_tree(cache.tree, [])
+    assert cache.num_matched(list(range(18))) == cache.num_matched([*range(12), 50, 51]) == 8
+    assert cache.num_matched([*range(4), 60, 61, 62, 63]) == 8
+    assert cache.tree.num_pages == cache.pool.num_used == 3
+
+
+def test_condemned_pages_that_someone_uses_are_found_by_nobody_else_and_go_with_the_last_user() -> None:
+    cache = Cache()
+    first, second = cache.hold(list(range(10))), cache.hold([*range(8), 50])
+    cache.tree.condemn(b"", token_bytes(range(10)), 1)
+    for query in (list(range(10)), [*range(8), 50]):
+        assert cache.num_matched(query) == 4
+    cache.tree.unlock(first)
+    check_tree(cache.tree, [second])
+    assert cache.num_matched(list(range(10))) == 4 and cache.tree.num_locked_pages == 3
+    # What is computed anew meanwhile is not taken in beside it.
+    third = cache.hold(list(range(10)))
+    check_tree(cache.tree, [second, third])
+    assert cache.num_matched(list(range(10))) == 4
+    cache.tree.unlock(third)
+    cache.tree.unlock(second)
+    check_tree(cache.tree, [])
+    assert cache.tree.num_pages == cache.pool.num_used == 1
+    cache.store(list(range(10)))
+    assert cache.num_matched(list(range(10))) == 10
+
+
+def test_a_partly_filled_page_is_condemned_alone_and_one_that_goes_on_differently_is_not() -> None:
+    cache = Cache()
+    cache.store(list(range(6)))
+    cache.store([*range(5), 50, 51, 52])
+    cache.tree.condemn(b"", token_bytes(range(6)), 1)
+    check_tree(cache.tree, [])
+    assert cache.num_matched(list(range(6))) == 5
+    cache.tree.condemn(b"", token_bytes(range(6)), 2)
+    cache.tree.condemn(b"other", token_bytes(range(6)), 0)
+    assert cache.num_matched([*range(5), 50, 51, 52]) == 8
+
+
+def test_condemned_pages_are_told_as_removed() -> None:
+    cache = Cache()
+    cache.store(list(range(12)))
+    cache.tree.drain_events()
+    cache.tree.condemn(b"", token_bytes(range(12)), 1)
+    hashes = prefix_hashes(b"", list(range(12)), PAGE)
+    assert [(event.kind, event.page_hashes) for event in cache.tree.drain_events()] == [
+        (CacheEventKind.REMOVED, tuple(hashes[1:]))
+    ]
+
+
+def test_condemned_pages_that_are_split_stay_condemned() -> None:
+    cache = Cache()
+    user = cache.hold(list(range(12)))
+    cache.tree.condemn(b"", token_bytes(range(12)), 0)
+    cache.tree.unlock(cache.hold([*range(8), 50, 51, 52, 53]))
+    check_tree(cache.tree, [user])
+    assert cache.num_matched(list(range(12))) == cache.num_matched([*range(8), 50, 51, 52, 53]) == 0
+    cache.tree.unlock(user)
+    check_tree(cache.tree, [])
+    assert cache.pool.num_used == 0

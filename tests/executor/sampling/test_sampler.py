@@ -165,7 +165,7 @@ def test_a_single_nan_fails_its_line_with_the_reason() -> None:
     logits = torch.zeros(1, VOCAB)
     logits[0, 250] = torch.nan
     result = sampler.sample(logits, torch.tensor([0]), torch.tensor([0]))
-    assert "nan" in result.failed[0]
+    assert "not finite" in result.failed[0]
     assert result.tokens.tolist() == [0]
 
 

@@ -14,6 +14,7 @@ class Node:
         "edges",
         "entry",
         "hashes",
+        "is_condemned",
         "is_tail",
         "key",
         "last_used",
@@ -40,6 +41,8 @@ class Node:
         self.num_tails = 0
         """How many of the children are tails."""
         self.is_tail = False
+        self.is_condemned = False
+        """No match may find this node or what is below it; both go when the last lock does."""
         self.start = 0
         """Pages of the prefix before this node."""
         self.locks = 0

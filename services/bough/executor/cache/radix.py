@@ -81,7 +81,7 @@ class RadixTree:
         position = used = 0
         while position < len(whole):
             child = node.children.get(key[position : position + page_bytes])
-            if child is None:
+            if child is None or child.is_condemned:
                 break
             node = child
             used = common_pages(child.key, whole, position, page_bytes)
@@ -110,7 +110,7 @@ class RadixTree:
         best, best_tokens = b"", 0
         for edge in node.edges[max(at - 1, 0) : at + 1]:
             num_tokens = common_tokens(edge, rest)
-            if num_tokens > best_tokens:
+            if num_tokens > best_tokens and not node.children[edge].is_condemned:
                 best, best_tokens = edge, num_tokens
         if not best_tokens:
             return None
@@ -145,13 +145,18 @@ class RadixTree:
             raise RuntimeError("unlock without a lock")
         self._clock += 1
         step: Node | None = node
+        condemned: Node | None = None
         while step is not None:
             step.locks -= 1
             step.last_used = self._clock
             if step.locks == 0:
                 self._num_evictable += len(step.pages)
+                if step.is_condemned:
+                    condemned = step
             step = step.parent
-        if node.locks == 0:
+        if condemned is not None:
+            self._discard(condemned)
+        elif node.locks == 0:
             if node.is_tail and self._is_covered(node.parent, bytes(node.key), besides=1):
                 self._release(self._remove(node))
             else:
@@ -222,6 +227,28 @@ class RadixTree:
             self._release(freed)
         return len(freed)
 
+    def condemn(self, namespace: bytes, key: bytes, first_page: int) -> None:
+        """Has no later match find the cached pages of a query from `first_page` on, nor what goes on from them.
+
+        They are given up at once, or when the last sequence that uses them lets go. A tail that its owner takes back
+        to extend it is the owner's again, and no longer condemned.
+        """
+        match = self.match(namespace, key, len(key) // TOKEN_BYTES)
+        node, tail, end = match.node, match.tail, len(match.pages) * self._page_bytes
+        if node is not None and first_page < len(match.pages):
+            while node.start > first_page:
+                assert node.parent is not None
+                node = node.parent
+            if node.start < first_page:
+                self._split(node, first_page - node.start)
+        elif first_page == len(match.pages) and tail is not None and key.startswith(bytes(tail.node.key), end):
+            node = tail.node
+        else:
+            return
+        node.is_condemned = True
+        if not node.locks:
+            self._discard(node)
+
     def drain_events(self) -> list[CacheEvent]:
         """What happened since the last call, in order."""
         events, self._events = self._events, []
@@ -283,6 +310,7 @@ class RadixTree:
         upper.hashes = node.hashes[:num_pages]
         upper.start = node.start
         upper.locks = node.locks
+        upper.is_condemned = node.is_condemned
         parent.children[bytes(upper.key[: self._page_bytes])] = upper
         node.parent = upper
         node.key = node.key[cut:]
@@ -366,6 +394,14 @@ class RadixTree:
         if not parent.locks:
             self._offer(parent)
         return node.pages
+
+    def _discard(self, node: Node) -> None:
+        """Gives up an unlocked node and all that is below it."""
+        doomed = [node]
+        for each in doomed:
+            doomed += each.children.values()
+        for each in reversed(doomed):
+            self._release(self._remove(each))
 
     def _trim(self, node: Node, count: int) -> list[int]:
         """Removes the last `count` pages, but not all, of an unlocked leaf and returns them."""

@@ -22,7 +22,7 @@ from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS, FixedBudget, Mixed
 from bough.executor.pipeline.base import DeviceFailedError, Drawn
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
-from bough.executor.sampling.sampler import NOTHING_ALLOWED
+from bough.executor.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED
 from bough.executor.step import StepArrays, StepPlan
 from bough.kernels.gpu.sampling import SampleCode, SamplingFlag
 
@@ -271,4 +271,4 @@ def _stage(arrays: StepArrays, words: np.ndarray) -> int:
 
 
 def _reason(code: SampleCode) -> str:
-    return NOTHING_ALLOWED if code & SampleCode.NOTHING_ALLOWED else "the logits are not finite numbers"
+    return NOTHING_ALLOWED if code & SampleCode.NOTHING_ALLOWED else NOT_FINITE

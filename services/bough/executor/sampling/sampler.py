@@ -22,6 +22,8 @@ from bough.executor.sampling.penalties import Penalties
 
 NOTHING_ALLOWED = "no token is allowed: all logits are -inf"
 """Why a line fails in which masks and biases left nothing."""
+NOT_FINITE = "the logits are not finite numbers"
+"""Why a line fails whose logits contain NaN or +inf."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,6 @@ def _failures(tokens: Tensor, maxima: Tensor) -> dict[int, str]:
     lines = np.flatnonzero(~finite)
     tokens[lines] = 0
     return {
-        line: NOTHING_ALLOWED if value == -torch.inf else f"the logits contain {value}"
+        line: NOTHING_ALLOWED if value == -torch.inf else NOT_FINITE
         for line, value in zip(lines.tolist(), maxima[lines].tolist(), strict=True)
     }
