@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bough.executor.attention.flashinfer_backend import FlashInferPrefill, HeadShape
 from bough.executor.attention.prefill import ChunkPages
 from bough.kernels.gpu.attention_checks import PAGE_SIZE
 from bough.kernels.gpu.attention_decode import choose_splits, decode_config
-from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.sampling import SamplingWorkspace
 from bough.load.kernel_bench import sampling
 from bough.load.kernel_bench.attention import (
@@ -31,8 +29,10 @@ from bough.load.kernel_bench.attention import (
     Cache,
     DecodeRun,
     Heads,
+    PrefillRun,
     decode_us,
     make_cache,
+    prefill_us,
     replay_us,
 )
 from bough.load.kernel_bench.linear import graph_us
@@ -100,33 +100,15 @@ def prefill(case: Prefill, planner: FlashInferPrefill) -> tuple[float, float, fl
     """Microseconds a layer: ours, FlashInfer's; and of the host for a plan."""
     heads = case.heads
     cache = make_cache(heads, [case.context] * case.lines)
+    ours_us = prefill_us(heads, cache, PrefillRun(), case.tokens)
     shape = (case.lines * case.tokens, heads.num_heads, heads.head_dim)
     queries = torch.randn(shape, dtype=torch.bfloat16, device=_DEVICE)
     out, scale = torch.empty_like(queries), heads.head_dim**-0.5
-    query_start = torch.arange(case.lines + 1, dtype=torch.int32, device=_DEVICE) * case.tokens
     chunks = case.chunks(cache)
     plan_us = _host_us(lambda: planner.plan(chunks))
     planned = planner.plan(chunks)
-
-    def ours(keys: Tensor, values: Tensor) -> Callable[[], object]:
-        return lambda: paged_prefill_attention(
-            queries,
-            keys,
-            values,
-            cache.page_table,
-            cache.rows,
-            query_start,
-            cache.context_lens,
-            scale=scale,
-            window=None,
-            out=out,
-        )
-
-    def theirs(keys: Tensor, values: Tensor) -> Callable[[], object]:
-        return lambda: planned.run(queries, (keys, values), scale, out)
-
-    ours_us, theirs_us = (replay_us([launch(*layer) for layer in cache.layers]) for launch in (ours, theirs))
-    return ours_us, theirs_us, plan_us
+    launches: list[Callable[[], object]] = [partial(planned.run, queries, layer, scale, out) for layer in cache.layers]
+    return ours_us, replay_us(launches), plan_us
 
 
 def decode(heads: Heads, lines: int, context: int) -> Iterator[tuple[str, float, float]]:
