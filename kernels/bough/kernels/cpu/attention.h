@@ -243,14 +243,16 @@ struct HeadPages {
     return out;
   }
 
-  // A block as its queries may read it: values of the last page that none of them sees become 0 in a copy. They weigh 0
-  // as they are, which NaN would survive, and a page still holds what an earlier sequence left there.
+  // A block as its queries may read it. Values of the last page that none of them sees weigh 0, which a NaN that an
+  // earlier sequence left there would survive: where there is one they become 0, in a copy.
   Block<T> clean_block(int first, int end, Queries<T>& s) const {
     Block<T> out = block(first, end);
     const int seen = end - first - (out.num_pages - 1) * kPageSize;
     if (seen >= kPageSize) return out;
     constexpr int g = kGroup<T>;
     const int64_t row = s.head_dim * g, groups = (seen + g - 1) / g;
+    const T* unseen = out.values[out.num_pages - 1] + seen / g * row;
+    if (all_finite(unseen, (kPageSize / g - seen / g) * row)) return out;
     std::memcpy(s.last_values, out.values[out.num_pages - 1], groups * row * sizeof(T));
     if (seen % g != 0)
       for (int64_t i = 1; i < row; i += g) store1(s.last_values + (groups - 1) * row + i, 0.0f);

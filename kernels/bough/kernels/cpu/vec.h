@@ -66,6 +66,22 @@ static inline void store1(bf16* p, float x) {
   p->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// Whether n values, a multiple of 64 bytes, hold neither NaN nor infinity: their exponents are not all ones.
+template <typename T>
+static inline bool all_finite(const T* p, int64_t n) {
+  const u32x16 high = u32x16{} + 0x7F800000u, low = u32x16{} + 0x7F80u;
+  u32x16 bad{};
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) {
+    u32x16 bits;
+    std::memcpy(&bits, p + i, sizeof bits);
+    bad |= (u32x16)((bits & high) == high);
+    if constexpr (sizeof(T) == 2) bad |= (u32x16)((bits & low) == low);
+  }
+  uint32_t any = 0;
+  for (int lane = 0; lane < 16; ++lane) any |= bad[lane];
+  return any == 0;
+}
+
 // The two halves of 16 lanes that hold pairs of bf16.
 static inline u32x16 load_pairs(const bf16* p) {
   u32x16 v;
