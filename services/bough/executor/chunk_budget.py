@@ -17,9 +17,10 @@ from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 PROMPTS_PER_SHARE = 4
-"""Prompts that one share is for. More get as many shares as they would need to be served in the same time, up to"""
+"""Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
+
 MOST_SHARES = 6
-"""so many: beyond, those who decode would wait too long for each token while a burst of prompts is computed."""
+"""With more, those who decode would wait too long for each token while a burst of prompts is computed."""
 
 LEAST_CHUNK = 64
 """Tokens of one prompt a step that join decodes whatever they cost, so that the end of a very long one is reached."""

@@ -134,7 +134,8 @@ class StepComposer:
             raise RuntimeError("compose before the last plan was advanced")
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
-        self._add_chunks(plan)
+        if self._running.prefilling or self._waiting:
+            self._add_chunks(plan)
         if self._running.decoding:
             plan.decodes = self._running.decoding.copy()
             plan.decode_rows = self._running.decode_rows

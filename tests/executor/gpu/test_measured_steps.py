@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -26,11 +28,11 @@ class Graph:
 def steps(monkeypatch: pytest.MonkeyPatch) -> GpuSteps:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 
-    def timed(graph: Graph) -> float:
-        graph.replay()
+    def seconds(work: Callable[[], object]) -> float:
+        work()
         return 1e-3
 
-    monkeypatch.setattr(module, "_timed", timed)
+    monkeypatch.setattr(module, "gpu_seconds", seconds)
     made = GpuSteps.__new__(GpuSteps)
     made._ring = ResultRing(4, torch.device("cpu"))
     made._decode_sizes, made._mixed_sizes, made._sample_sizes = [1, 4], [16, 32], [1, 4]

@@ -16,6 +16,7 @@ from bough.executor.attention.prefill import PlannedPrefill, PrefillPlanner, chu
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.compiled_layers import CompiledLayers
 from bough.executor.gpu.kvcache import PagedCache
+from bough.executor.gpu.timing import gpu_seconds
 from bough.executor.gpu.transfer import to_device
 from bough.executor.kvcache import KVCacheLayout
 from bough.executor.layers.weights import BuildContext
@@ -159,14 +160,8 @@ class GpuRunner(LoadedModel):
     def context_seconds(self) -> float:
         """Seconds in which a token of a context is read in all layers, at the rate of one large read; waits for it."""
         keys = self._cache.layers[0].keys.view(torch.float32).flatten()[: _READ_BYTES // 4]
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
-        events[0].record()
-        for event in events[1:]:
-            keys.sum()
-            event.record()
-        events[-1].synchronize()
         token_bytes = self.layout.page_bytes / self.page_size
-        return float(events[1].elapsed_time(events[2])) / 1e3 * token_bytes / (4 * keys.numel())
+        return gpu_seconds(keys.sum) * token_bytes / (4 * keys.numel())
 
     def prefill_splits(self, num_tokens: int) -> PrefillSplits:
         """Parts that attention of chunks cuts contexts into, in a step of up to so many tokens."""

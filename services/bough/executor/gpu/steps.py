@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from bough.executor.gpu.batch import GpuBatch
 from bough.executor.gpu.ring import ResultRing
 from bough.executor.gpu.rows import DeviceRows
 from bough.executor.gpu.runner import GpuRunner
+from bough.executor.gpu.timing import gpu_seconds
 from bough.executor.loader import Progress, no_progress
 from bough.executor.mixed_budget import TimedBudget
 from bough.executor.step import StepArrays
@@ -168,7 +168,9 @@ class GpuSteps:
         if any(key not in self._graphs for keys in parts for key in keys.values()):
             return None
         self._graphs[parts[1][self._mixed_sizes[-1]]].replay()  # wakes up a clock that has slowed down
-        decode, layers, sample = ({size: _timed(self._graphs[key]) for size, key in keys.items()} for keys in parts)
+        decode, layers, sample = (
+            {size: gpu_seconds(self._graphs[key].replay) for size, key in keys.items()} for keys in parts
+        )
         self._forget_what_ran()
         return TimedBudget(decode=decode, layers=layers, sample=sample, context_s=context_s)
 
@@ -249,17 +251,6 @@ class GpuSteps:
             logger.warning("%s cannot be captured as a graph", key, exc_info=True)
             return
         self._graphs[key] = graph
-
-
-def _timed(graph: torch.cuda.CUDAGraph) -> float:
-    """Seconds of a graph, the faster of two runs; waits for them."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
-    events[0].record()
-    for event in events[1:]:
-        graph.replay()
-        event.record()
-    events[-1].synchronize()
-    return min(float(first.elapsed_time(second)) for first, second in pairwise(events)) / 1e3
 
 
 def _sizes(sizes: tuple[int, ...], most: int) -> list[int]:
