@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bough.common.sampling import SamplingParams
-from bough.executor.chunk_budget import LAST_CHUNK, LEAST_CHUNK, MOST_SHARES, PROMPTS_PER_SHARE, ChunkBudget
-from bough.executor.mixed_budget import FixedBudget
+from bough.executor.chunk_budget import LAST_CHUNK, LEAST_CHUNK, MOST_SHARES, ChunkBudget, shares_of
+from bough.executor.mixed_budget import FixedBudget, TimedBudget
 from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, StepPlan
 
@@ -34,12 +34,42 @@ def test_a_prompt_beside_decodes_gets_the_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "num_prompts, shares", [(PROMPTS_PER_SHARE, 1), (2 * PROMPTS_PER_SHARE, 2), (1000, MOST_SHARES)]
+    "num_prompts, num_decodes, shares",
+    [
+        # few for those who decode: they are computed while others decode, a share a step
+        (12, 64, 1),
+        (16, 32, 1),
+        # as fast as they must be to take the places of those that end
+        (8, 256, 2),
+        # far more than decode: those who wait come first
+        (12, 4, 3),
+        (1000, 64, MOST_SHARES),
+    ],
 )
-def test_many_prompts_get_as_many_shares_as_they_need_but_no_more_than_a_step_holds(
-    num_prompts: int, shares: int
+def test_prompts_get_more_shares_where_they_lag_behind_or_are_many_beside_those_who_decode(
+    num_prompts: int, num_decodes: int, shares: int
 ) -> None:
-    assert budget(num_prompts=num_prompts).fitting(100_000, 0) == min(256 * shares, 8192 - 64)
+    assert int(shares_of(num_prompts, num_decodes)) == shares
+
+
+def test_a_prompt_has_as_many_tokens_as_its_shares_but_no_more_than_a_step_holds() -> None:
+    twice = shares_of(32, 64) * 256
+    assert 512 < twice < 1024
+    assert budget(num_prompts=32).fitting(100_000, 0) == int(twice)
+    assert budget(num_prompts=1000, share=4096).fitting(100_000, 0) == 8192 - 64
+
+
+def test_a_step_with_decodes_does_not_outgrow_what_was_measured_not_even_for_the_end_of_a_prompt() -> None:
+    timed = TimedBudget(decode={64: 1.0}, layers={128: 0.5, 512: 0.6}, sample={64: 0.1}, context_s=0.0)
+    limits = ComposerLimits(max_rows=64, token_budget=8192, max_context=8192, mixed_budget=timed)
+    left = ChunkBudget.of_step(limits, np.zeros(64, np.int64), 1)
+    assert left.fitting(100_000, 0) == left.fitting(512 - 64 + 1, 0) == 512 - 64
+
+
+def test_prompts_move_on_where_decodes_alone_fill_what_was_measured() -> None:
+    timed = TimedBudget(decode={64: 1.0}, layers={64: 0.5}, sample={64: 0.1}, context_s=0.0)
+    limits = ComposerLimits(max_rows=64, token_budget=8192, max_context=8192, mixed_budget=timed)
+    assert ChunkBudget.of_step(limits, np.zeros(64, np.int64), 1).fitting(100_000, 0) >= LEAST_CHUNK
 
 
 def test_a_prompt_whose_end_is_near_is_computed_to_its_end() -> None:
@@ -102,7 +132,7 @@ def chunks(left: ChunkBudget, *sequences: Sequence) -> list[int]:
 def test_a_prompt_gets_no_dust_only_its_end_may_be_less_than_a_page() -> None:
     assert chunks(budget(), sequence(250), sequence(4000), sequence(4000)) == [250]
     assert chunks(budget(), sequence(250), sequence(5)) == [250, 5]
-    assert chunks(budget(num_prompts=6), sequence(200), sequence(4000), sequence(4000)) == [200, 176]
+    assert chunks(budget(num_prompts=19), sequence(200), sequence(4000), sequence(4000)) == [200, 176]
 
 
 def test_others_share_half_and_the_first_prompt_takes_the_rest_and_always_moves() -> None:

@@ -2,8 +2,8 @@
 
 A step takes as long as all its tokens take together, and every row that decodes waits for all of it. So the chunks
 that join decodes get a share of their own, small against what the decodes take (the stall-free batches of
-Sarathi-Serve, Agrawal et al. 2024). The share grows with the number of prompts that wait: with many, tokens come later
-for want of rows that decode at all, not for want of fast steps.
+Sarathi-Serve, Agrawal et al. 2024). The share grows with the prompts that wait: with many, tokens come later for want
+of rows that decode at all, not for want of fast steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from bough.executor.sequence import Sequence
 from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 PROMPTS_PER_SHARE = 4
-"""Prompts that one share is for. More get as many shares as they would need to be served in the same time."""
+"""Prompts that one share is for where no more than so many rows decode."""
+
+PROMPTS_TIMES_DECODES = 1024
+"""Prompts times decodes that one share is for: many rows end often, and as many prompts must take their places."""
 
 MOST_SHARES = 6
 """With more, those who decode would wait too long for each token while a burst of prompts is computed."""
@@ -28,6 +31,17 @@ LEAST_CHUNK = 64
 LAST_CHUNK = 1.5
 """How much longer than it might be the last chunk of a prompt is, so that no step is made for the few tokens after it.
 The decodes of a step with chunks wait for its launches as well as for its tokens."""
+
+
+def shares_of(num_prompts: int, num_decodes: int) -> float:
+    """Shares of a step for so many prompts that could be computed, beside so many decodes.
+
+    One is enough as long as prompts are computed as fast as rows end, and spreads them over steps that are cheap. More
+    are needed where rows end faster, and where a row that waits is a large part of those that could decode.
+    """
+    for_places = num_prompts * num_decodes / PROMPTS_TIMES_DECODES
+    for_those_who_wait = num_prompts / max(num_decodes, PROMPTS_PER_SHARE)
+    return min(max(1.0, for_places + for_those_who_wait), MOST_SHARES)
 
 
 class ChunkBudget:
@@ -57,10 +71,12 @@ class ChunkBudget:
         """
         num_decodes = len(contexts)
         num_tokens = limits.token_budget - num_decodes
-        if limits.mixed_budget is None or not num_decodes:
+        budget = limits.mixed_budget
+        if budget is None or not num_decodes:
             return cls(num_tokens)
-        shares = min(max(1.0, num_prompts / PROMPTS_PER_SHARE), MOST_SHARES)
-        cost = limits.mixed_budget.tokens(num_decodes, int(contexts.sum()), shares)
+        if budget.step_tokens - num_decodes >= LEAST_CHUNK:
+            num_tokens = min(num_tokens, budget.step_tokens - num_decodes)
+        cost = budget.tokens(num_decodes, int(contexts.sum()), shares_of(num_prompts, num_decodes))
         return cls(num_tokens, cost=min(cost, num_tokens), context_cost=limits.context_cost)
 
     @property

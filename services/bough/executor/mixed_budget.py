@@ -21,8 +21,17 @@ LEAST_TOKENS = 128
 """A share that is measured has as many at least, so that half of it lets a prompt move on; see `LEAST_CHUNK`."""
 
 
+NO_END = 1 << 30
+"""Tokens of a step that are not bounded here."""
+
+
 class MixedBudget(Protocol):
     """Says how many tokens of prompts may join decodes."""
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step with decodes and chunks at most, whatever they cost."""
+        ...
 
     def tokens(self, num_decodes: int, context_tokens: int, shares: float) -> float:
         """The number for one step.
@@ -40,6 +49,11 @@ class FixedBudget:
     """So many tokens a share."""
 
     share: int
+
+    @property
+    def step_tokens(self) -> int:
+        """See `MixedBudget`."""
+        return NO_END
 
     def tokens(self, num_decodes: int, context_tokens: int, shares: float) -> float:
         """See `MixedBudget`."""
@@ -61,6 +75,11 @@ class TimedBudget:
     """Rows, ascending -> seconds of head and sampling after it."""
     context_s: float
     """Seconds that a step takes longer for a token of a decode's context."""
+
+    @property
+    def step_tokens(self) -> int:
+        """The largest that was measured: without a graph a step takes as long as its launches."""
+        return max(self.layers)
 
     def tokens(self, num_decodes: int, context_tokens: int, shares: float) -> float:
         """See `MixedBudget`."""
