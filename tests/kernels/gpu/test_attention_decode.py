@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bough.kernels.gpu.attention_decode import (
-    DecodeConfig,
-    DecodeWorkspace,
-    choose_splits,
-    decode_workspace,
-    paged_decode_attention,
-)
+from bough.kernels.gpu.attention_decode import DecodeConfig, paged_decode_attention
+from bough.kernels.gpu.attention_decode_split import DecodeWorkspace, choose_splits, decode_workspace
 from tests.kernels.gpu.attention_cases import (
     AttentionCase,
     assert_close,

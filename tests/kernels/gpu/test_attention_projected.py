@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import PAGE_SIZE
-from bough.kernels.gpu.attention_decode import decode_workspace, projected_decode_attention
+from bough.kernels.gpu.attention_decode import projected_decode_attention
+from bough.kernels.gpu.attention_decode_split import decode_workspace
 from bough.kernels.gpu.attention_heads import HeadOperands
 from bough.kernels.gpu.rope import norm_rope_store
 from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, make_case, mended_interpreter

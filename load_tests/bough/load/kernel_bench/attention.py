@@ -19,13 +19,8 @@ import torch
 from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
-from bough.kernels.gpu.attention_decode import (
-    DecodeConfig,
-    choose_splits,
-    decode_config,
-    decode_workspace,
-    paged_decode_attention,
-)
+from bough.kernels.gpu.attention_decode import DecodeConfig, decode_config, paged_decode_attention
+from bough.kernels.gpu.attention_decode_split import choose_splits, decode_workspace
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.attention_prefill_split import (
     UNCUT,

@@ -20,7 +20,8 @@ import torch
 from bough.executor.attention.flashinfer_backend import FlashInferPrefill, HeadShape
 from bough.executor.attention.prefill import ChunkPages
 from bough.kernels.gpu.attention_checks import PAGE_SIZE
-from bough.kernels.gpu.attention_decode import choose_splits, decode_config
+from bough.kernels.gpu.attention_decode import decode_config
+from bough.kernels.gpu.attention_decode_split import choose_splits
 from bough.kernels.gpu.sampling import SamplingWorkspace
 from bough.load.kernel_bench import sampling
 from bough.load.kernel_bench.attention import (

@@ -9,7 +9,8 @@ from bough.executor.attention.base import AttentionSpec
 from bough.executor.batch import ForwardBatch
 from bough.executor.gpu.batch import GpuBatch
 from bough.executor.kvcache import LayerCache
-from bough.kernels.gpu.attention_decode import DecodeWorkspace, paged_decode_attention, projected_decode_attention
+from bough.kernels.gpu.attention_decode import paged_decode_attention, projected_decode_attention
+from bough.kernels.gpu.attention_decode_split import DecodeWorkspace
 from bough.kernels.gpu.attention_heads import HeadOperands
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from bough.kernels.gpu.attention_prefill_split import PrefillWorkspace

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.batch import ForwardBatch
-from bough.kernels.gpu.attention_decode import DecodeSplits
+from bough.kernels.gpu.attention_decode_split import DecodeSplits
 from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillSplits
 from bough.kernels.gpu.rows import StepInput
 

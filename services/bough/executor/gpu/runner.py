@@ -28,7 +28,7 @@ from bough.executor.pipeline.base import DeviceFailedError
 from bough.executor.runner import LoadedModel, RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import AttentionShape
-from bough.kernels.gpu.attention_decode import DecodeSplits, choose_splits, decode_workspace
+from bough.kernels.gpu.attention_decode_split import DecodeSplits, choose_splits, decode_workspace
 from bough.kernels.gpu.attention_prefill_split import (
     PrefillSplits,
     choose_prefill_config,
