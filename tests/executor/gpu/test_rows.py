@@ -13,10 +13,12 @@ from torch import Tensor
 
 from bough.executor.gpu.masks import GrammarMasks
 from bough.executor.gpu.rows import DeviceRows
+from bough.executor.gpu.shared_lines import SharedLines
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
 from bough.executor.sampling import StopRule
 from bough.executor.sequence import Sequence as Row
+from bough.kernels.gpu.attention_checks import AttentionShape
 from tests.helpers.engines import admission
 
 VOCAB_SIZE = 70
@@ -60,7 +62,8 @@ def running(row: int | None, matcher: Allowing | None, **sampling: Any) -> Runni
 def rows() -> DeviceRows:
     table = RowTable(max_rows=4, max_pages=8, page_size=16)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return DeviceRows(table, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS], device=device)
+    shared = SharedLines(table, AttentionShape(2, 1, 16), torch.float32, num_sms=4)
+    return DeviceRows(table, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS], shared=shared, device=device)
 
 
 def allowed(rows: DeviceRows, row: int) -> list[int]:

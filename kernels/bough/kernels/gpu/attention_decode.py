@@ -33,6 +33,13 @@ from bough.kernels.gpu.attention_checks import (
 )
 from bough.kernels.gpu.attention_decode_split import DecodeSplits, DecodeWorkspace, check_workspace, leave_part
 from bough.kernels.gpu.attention_heads import HeadOperands, new_key_value, rotated_heads
+from bough.kernels.gpu.attention_shared import (
+    SharedPrefixes,
+    decode_options,
+    launch_shared,
+    prefix_of_line,
+    take_prefix,
+)
 
 # Rows of a matrix product: the least that tensor cores take.
 _GROUP_ROWS = 16
@@ -53,16 +60,19 @@ def _load_pages(pages_ptr, start, first_token, end, PAGE: tl.constexpr, BLOCK_N:
 def _attend_part(
     acc, total, top, queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
     KV_HEADS: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
-    """Go on with the softmax over the tokens [begin, end): sums of values, of weights, and highest scores."""
+    """Go on with the softmax over the tokens [begin, end): sums of values, of weights, and highest scores.
+
+    SKIP: tokens before first_token, which lies in the first block of all, are not seen.
+    """
     dims = tl.arange(0, BLOCK_D)
     at_slot = (tl.arange(0, BLOCK_N) % PAGE * HEAD_DIM)[:, None] + dims[None, :]
     page = _load_pages(pages_ptr, begin, first_token, end, PAGE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
         tokens = start + tl.arange(0, BLOCK_N)
         visible = tokens < end
-        if WINDOW > 0:
+        if SKIP:
             visible = visible & (tokens >= first_token)
         if BLOCK_N == PAGE:
             slots = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + at_slot
@@ -90,12 +100,18 @@ def _attend_part(
 def _decode_kernel(
     out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, context_lens_ptr,
     partial_ptr, stats_ptr, counters_ptr, max_pages, score_scale, rotary_ptr, query_norm_ptr, key_norm_ptr, eps,
+    places_ptr, prefix_tokens_ptr, prefix_count_ptr, prefix_partials_ptr, prefix_stats_ptr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, GROUP_ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
     NUM_SPLITS: tl.constexpr, SPLITS_POW2: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, CHUNK: tl.constexpr,
     PDL: tl.constexpr, PROJECTED: tl.constexpr, NORM_QUERY: tl.constexpr, NORM_KEY: tl.constexpr,
+    SHARED: tl.constexpr, BLOCK_LINES: tl.constexpr, SHARED_BLOCK_N: tl.constexpr, SHARED_WAVE: tl.constexpr,
+    SHARED_LEAST: tl.constexpr,
 ):  # fmt: skip
-    """PROJECTED: queries_ptr has all projected heads of a token, and its key and value are not in the cache yet."""
+    """PROJECTED: queries_ptr has all projected heads of a token, and its key and value are not in the cache yet.
+
+    SHARED: sums over the prefix of some lines are there, see `attention_shared`; with neither a window nor PROJECTED.
+    """
     kv_head = tl.program_id(0)
     line = tl.program_id(1)
     split = tl.program_id(2)
@@ -110,6 +126,8 @@ def _decode_kernel(
     first_token = 0
     if WINDOW > 0:
         first_token = tl.maximum(context - WINDOW, 0)
+    if SHARED:
+        place, first_token = prefix_of_line(places_ptr, prefix_tokens_ptr, line, BLOCK_LINES)
     first_block = first_token // BLOCK_N
     num_blocks = tl.cdiv(context, BLOCK_N) - first_block
     per_split = tl.maximum(tl.cdiv(num_blocks, NUM_SPLITS), MIN_SPLIT_BLOCKS)
@@ -151,9 +169,17 @@ def _decode_kernel(
             end = last
     else:
         queries = tl.load(queries_ptr + pair * (GROUP * HEAD_DIM) + at, mask=real, other=0.0)
+    if SHARED:
+        begins = (split == 0) & (first_token > 0)
+        if begins:
+            acc, total, top = take_prefix(
+                acc, total, top, prefix_partials_ptr, prefix_stats_ptr, prefix_count_ptr, place, first_token, kv_head,
+                KV_HEADS, GROUP, GROUP_POW2, GROUP_ROWS, BLOCK_LINES, HEAD_DIM, BLOCK_D, SHARED_BLOCK_N, SHARED_WAVE,
+                SHARED_LEAST,
+            )  # fmt: skip
     acc, total, top = _attend_part(
         acc, total, top, queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
-        KV_HEADS, GROUP_ROWS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW,
+        KV_HEADS, GROUP_ROWS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW > 0 or SHARED,
     )  # fmt: skip
 
     out_ptr += pair * (GROUP * HEAD_DIM)
@@ -194,6 +220,7 @@ def paged_decode_attention(
     queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, context_lens: Tensor, *,
     scale: float, window: int | None, out: Tensor, workspace: DecodeWorkspace, num_splits: int,
     min_split_tokens: int = 64, pdl: bool = False, config: DecodeConfig | None = None,
+    shared: SharedPrefixes | None = None,
 ) -> Tensor:  # fmt: skip
     """Attention of one query token a line over its pages, its own key and value included.
 
@@ -216,6 +243,8 @@ def paged_decode_attention(
         pdl: launch while the kernel before still runs (programmatic dependent launch). `rows` and `context_lens` are
             read at once; the kernels that write them must have ended when the one before this starts.
         config: replaces the tuned configuration.
+        shared: prefixes that lines share, which a launch before the main one attends to once for all; without a window
+            and without `pdl`.
 
     Returns:
         `out`.
@@ -223,8 +252,9 @@ def paged_decode_attention(
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    options = _Options(scale, window, DecodeSplits(num_splits, min_split_tokens), pdl)
+    require(shared is None or (window is None and not pdl), "shared prefixes exclude a window and pdl")
     shape = check_cache(queries, keys, values, out)
+    options = _Options(scale, window, DecodeSplits(num_splits, min_split_tokens), pdl, shared=shared)
     _start((out, queries, keys, values, page_table, rows, context_lens), shape, options, workspace, config)
     return out
 
@@ -278,6 +308,7 @@ class _Options:
     splits: DecodeSplits
     pdl: bool
     heads: HeadOperands | None = None
+    shared: SharedPrefixes | None = None
 
 
 def _start(
@@ -297,6 +328,8 @@ def _start(
     require(splits.min_tokens >= 1, f"min_split_tokens must be at least 1, not {splits.min_tokens}")
     check_workspace(workspace, shape, num_lines, splits.num_splits, device)
     if num_lines > 0:
+        if options.shared is not None:
+            launch_shared(tensors[1:6], options.shared, shape, options.scale)
         _launch(tensors, workspace, shape, options, config or decode_config(shape.head_dim, out.dtype))
 
 
@@ -310,6 +343,7 @@ def _launch(
     """Start the kernel on `tensors`: out, queries or projected heads, keys, values, page_table, rows, context_lens."""
     num_lines, max_pages = tensors[0].shape[0], tensors[4].shape[1]
     num_splits, heads, unused = options.splits.num_splits, options.heads, tensors[0]
+    shared = options.shared
     block_d = triton.next_power_of_2(shape.head_dim)
     group_pow2 = triton.next_power_of_2(shape.group)
     splits_pow2 = triton.next_power_of_2(num_splits)
@@ -326,6 +360,7 @@ def _launch(
         unused if heads is None or heads.query_norm is None else heads.query_norm,
         unused if heads is None or heads.key_norm is None else heads.key_norm,
         0.0 if heads is None else heads.eps,
+        *((unused,) * 5 if shared is None else shared.tensors),
         KV_HEADS=shape.num_kv_heads,
         GROUP=shape.group,
         GROUP_POW2=group_pow2,
@@ -343,6 +378,7 @@ def _launch(
         PROJECTED=heads is not None,
         NORM_QUERY=heads is not None and heads.query_norm is not None,
         NORM_KEY=heads is not None and heads.key_norm is not None,
+        **decode_options(shared),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **({"launch_pdl": True} if options.pdl else {}),

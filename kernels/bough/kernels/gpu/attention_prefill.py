@@ -104,7 +104,7 @@ def _weigh(
 
 
 @triton.jit
-def _attend_blocks(
+def attend_blocks(
     acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, begin, end, first_token, last_token,
     score_scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -165,15 +165,15 @@ def _attend_part(
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     if WINDOW > 0:
-        acc, total, top = _attend_blocks(
+        acc, total, top = attend_blocks(
             acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, begin, inner, first_token, end,
             score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
         )  # fmt: skip
-    acc, total, top = _attend_blocks(
+    acc, total, top = attend_blocks(
         acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, inner, diagonal, first_token, end,
         score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, False,
     )  # fmt: skip
-    acc, total, top = _attend_blocks(
+    acc, total, top = attend_blocks(
         acc, total, top, queries, positions, key_slots, value_slots, pages_ptr, diagonal, stop, first_token, end,
         score_scale, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, BLOCK_N, WINDOW, True,
     )  # fmt: skip

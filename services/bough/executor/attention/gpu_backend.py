@@ -38,7 +38,7 @@ class GpuAttention:
     def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """See `AttentionBackend`; a step of few decodes alone in one launch."""
         assert isinstance(batch, GpuBatch)
-        if not batch.has_chunks and qkv.shape[0] <= _PROJECTED_LINES:
+        if not batch.has_chunks and batch.shared is None and qkv.shape[0] <= _PROJECTED_LINES:
             return self._attend_projected(qkv, spec, cache, batch)
         return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
 
@@ -95,6 +95,7 @@ class GpuAttention:
                 workspace=self._workspace,
                 num_splits=batch.splits.num_splits,
                 min_split_tokens=batch.splits.min_tokens,
+                shared=batch.shared if spec.window is None else None,
             )
         if batch.planned is not None and spec.window is None:
             batch.planned.attend(heads, spec, cache, out)

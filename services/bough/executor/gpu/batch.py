@@ -10,6 +10,7 @@ from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.batch import ForwardBatch
 from bough.kernels.gpu.attention_decode_split import DecodeSplits
 from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillSplits
+from bough.kernels.gpu.attention_shared import SharedPrefixes
 from bough.kernels.gpu.rows import StepInput
 
 
@@ -29,6 +30,8 @@ class GpuBatch(ForwardBatch):
     """How decode attention cuts contexts."""
     prefill_splits: PrefillSplits = UNCUT
     """Parts that attention of chunks cuts contexts into."""
+    shared: SharedPrefixes | None = None
+    """Prefixes that decodes share, where attention is to make use of them."""
     planned: PlannedPrefill | None = None
     """Serves the chunks of layers without a window."""
 
@@ -39,9 +42,9 @@ class GpuBatch(ForwardBatch):
         page_table: Tensor,
         *,
         num_decode_lines: int,
-        has_chunks: bool,
         splits: DecodeSplits,
-        prefill_splits: PrefillSplits = UNCUT,
+        prefill_splits: PrefillSplits | None = None,
+        shared: SharedPrefixes | None = None,
         planned: PlannedPrefill | None = None,
     ) -> GpuBatch:
         """The batch that reads a step's input.
@@ -50,9 +53,9 @@ class GpuBatch(ForwardBatch):
             step: of the size of the step.
             page_table: [R, P] int32 of all rows.
             num_decode_lines: lines at the beginning that may be decodes.
-            has_chunks: whether any line may be a chunk.
             splits: for decode attention.
-            prefill_splits: for attention of chunks.
+            prefill_splits: for attention of chunks; None where no line may be one.
+            shared: prefixes of decode lines.
             planned: of the step's chunks, for a step that no graph holds.
         """
         return cls(
@@ -67,8 +70,9 @@ class GpuBatch(ForwardBatch):
             rows=step.rows,
             decode_lens=step.decode_lens,
             chunk_lens=step.chunk_lens,
-            has_chunks=has_chunks,
+            has_chunks=prefill_splits is not None,
             splits=splits,
-            prefill_splits=prefill_splits,
+            prefill_splits=prefill_splits or UNCUT,
+            shared=shared,
             planned=planned,
         )

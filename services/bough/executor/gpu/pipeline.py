@@ -16,6 +16,7 @@ from bough.executor.gpu.masks import GrammarMasks
 from bough.executor.gpu.ring import ResultRing
 from bough.executor.gpu.rows import DeviceRows, sampling_flags
 from bough.executor.gpu.runner import GpuRunner
+from bough.executor.gpu.shared_lines import SharedLines
 from bough.executor.gpu.steps import GpuSteps, Variant
 from bough.executor.loader import Progress, no_progress
 from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS, FixedBudget, MixedBudget
@@ -97,7 +98,11 @@ class GpuPipeline:
         self._table = table
         with runner.on_stream():
             self._rows = DeviceRows(
-                table, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids, device=runner.device
+                table,
+                vocab_size=runner.vocab_size,
+                eos_token_ids=eos_token_ids,
+                shared=SharedLines(table, runner.attention_shape, runner.layout.dtype, runner.num_sms),
+                device=runner.device,
             )
             self._ring = ResultRing(table.max_rows, runner.device)
             self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows)
@@ -147,6 +152,7 @@ class GpuPipeline:
                 line for line, entry in enumerate(running) if entry.matcher is not None and line not in failed
             ]
             variant = self._features.variant
+            shared = self._rows.set_shared(plan.decode_rows)
             if plan.chunks:
                 num_samples = self._begin_mixed(plan)
             else:
@@ -154,15 +160,15 @@ class GpuPipeline:
                 self._rows.send()
                 num_samples = len(running)
             if masked:
-                self._forward(plan)
+                self._forward(plan, shared)
                 settle()
                 failed.update(self._masks.fill(running, masked, self._rows))
                 self._steps.sample(num_samples, variant, of_chunks=bool(plan.chunks))
             elif plan.chunks:
-                self._forward(plan)
+                self._forward(plan, shared)
                 self._steps.sample(num_samples, variant, of_chunks=True)
             else:
-                self._steps.decode(num_samples, variant)
+                self._steps.decode(num_samples, variant, shared=shared)
             self._note_launch(running, variant, failed)
 
     def _collect(self, *, wait: bool) -> Drawn | None:
@@ -224,11 +230,11 @@ class GpuPipeline:
         )
         return num_samples
 
-    def _forward(self, plan: StepPlan) -> None:
+    def _forward(self, plan: StepPlan, shared: bool) -> None:
         if plan.chunks:
-            self._steps.forward_mixed(len(plan.arrays.tokens), plan.arrays)
+            self._steps.forward_mixed(len(plan.arrays.tokens), plan.arrays, shared=shared)
         else:
-            self._steps.forward_decode(len(plan.decodes))
+            self._steps.forward_decode(len(plan.decodes), shared=shared)
 
     def _note_launch(self, running: list[Running], variant: Variant, failed: dict[int, str]) -> None:
         number, done, logprobs = None, None, None

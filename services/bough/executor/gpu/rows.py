@@ -11,6 +11,7 @@ from torch import Tensor
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import SamplingParams
 from bough.executor.gpu.arena import Arena
+from bough.executor.gpu.shared_lines import SharedLines
 from bough.executor.gpu.transfer import to_device
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
@@ -29,10 +30,19 @@ class DeviceRows:
         table: The rows that the composer fills; its page table is followed.
         vocab_size: Columns of the logits.
         eos_token_ids: The model's end-of-sequence ids.
+        shared: Lines that share prefixes.
         device: Where the model is.
     """
 
-    def __init__(self, table: RowTable, *, vocab_size: int, eos_token_ids: Items[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        table: RowTable,
+        *,
+        vocab_size: int,
+        eos_token_ids: Items[int],
+        shared: SharedLines,
+        device: torch.device,
+    ) -> None:
         self._table = table
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(eos_token_ids)
@@ -46,9 +56,13 @@ class DeviceRows:
                 "stop_ids": (rows, MAX_STOP_IDS),
                 "ending_ids": (rows, MAX_STOP_IDS),
                 **flat,
+                **shared.sections,
             },
             device,
         )
+        self._shared = shared
+        self.prefixes = shared.on_device(arena)
+        """Of the lines of the next step, where `set_shared` said so."""
         self.page_table = arena.view("page_table")
         """[R, P] int32"""
         self.token = arena.view("token")
@@ -129,6 +143,10 @@ class DeviceRows:
         lines[: len(decode_rows)] = decode_rows
         self._arena.update("line_rows", 0, lines)
         self._decode_rows = decode_rows
+
+    def set_shared(self, decode_rows: np.ndarray) -> bool:
+        """Find the prefixes that the next step's decodes share; returns whether attention should make use of them."""
+        return self._shared.update(self._arena, decode_rows)
 
     def send(self) -> None:
         """Bring page table and rows on the device up to date."""

@@ -30,6 +30,7 @@ from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_decode_split import DecodeSplits, choose_splits, decode_workspace
 from bough.kernels.gpu.attention_prefill_split import (
+    UNCUT,
     PrefillSplits,
     choose_prefill_config,
     choose_prefill_splits,
@@ -75,7 +76,7 @@ class GpuRunner(LoadedModel):
         self.token_budget = config.token_budget
         self._stream = stream
         self._model = model
-        self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+        self.num_sms = torch.cuda.get_device_properties(device).multi_processor_count
         self._cache = PagedCache(layout, 1, device)
         self._prefill: PrefillPlanner | None = None
         self._compiled: CompiledLayers | None = None
@@ -113,6 +114,11 @@ class GpuRunner(LoadedModel):
             progress(_LOAD_SHARE, "measuring memory")
             runner._allocate()
         return runner
+
+    @property
+    def attention_shape(self) -> AttentionShape:
+        """Sizes of the heads."""
+        return _attention_shape(self.model_config)
 
     @property
     def num_pages(self) -> int:
@@ -155,7 +161,7 @@ class GpuRunner(LoadedModel):
 
     def decode_splits(self, num_lines: int) -> DecodeSplits:
         """How decode attention cuts the contexts of so many lines."""
-        return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self._num_sms)
+        return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self.num_sms)
 
     def context_seconds(self) -> float:
         """Seconds in which a token of a context is read in all layers, at the rate of one large read; waits for it."""
@@ -165,9 +171,9 @@ class GpuRunner(LoadedModel):
 
     def prefill_splits(self, num_tokens: int) -> PrefillSplits:
         """Parts that attention of chunks cuts contexts into, in a step of up to so many tokens."""
-        shape = _attention_shape(self.model_config)
+        shape = self.attention_shape
         config = choose_prefill_config(shape, num_tokens, self.layout.dtype)
-        return choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self._num_sms)
+        return choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self.num_sms)
 
     def plan_prefill(self, arrays: StepArrays) -> PlannedPrefill | None:
         """The plan of a step's chunks, where attention to them is planned on the host."""
@@ -257,7 +263,7 @@ class GpuRunner(LoadedModel):
         step.query_start[1] = num_tokens
         step.chunk_lens[0] = num_tokens
         pages = torch.arange(-(-num_tokens // self.page_size), dtype=torch.int32, device=self.device).unsqueeze(0)
-        batch = GpuBatch.of(step, pages, num_decode_lines=0, has_chunks=True, splits=DecodeSplits(1, 64))
+        batch = GpuBatch.of(step, pages, num_decode_lines=0, splits=DecodeSplits(1, 64), prefill_splits=UNCUT)
         hidden = torch.empty(num_tokens, self.model_config.hidden_size, dtype=self.layout.dtype, device=self.device)
         self.hidden(batch, hidden)
         rows = torch.zeros(self.config.max_rows, dtype=torch.int64, device=self.device)

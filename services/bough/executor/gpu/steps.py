@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,8 @@ class _Key(NamedTuple):
     what: str
     size: int
     variant: Variant = Variant()
+    shared: bool = False
+    """Decodes share prefixes, and attention makes use of it."""
 
 
 class GpuSteps:
@@ -82,20 +85,26 @@ class GpuSteps:
         """What the last step with log probabilities found, on the device."""
         return self._sampling.outputs
 
-    def decode(self, num_lines: int, variant: Variant) -> None:
-        """A whole step in which the lines that the rows name compute one token each."""
+    def decode(self, num_lines: int, variant: Variant, *, shared: bool = False) -> None:
+        """A whole step in which the lines that the rows name compute one token each.
+
+        Args:
+            num_lines: of the step.
+            variant: of its sampling.
+            shared: whether attention makes use of the prefixes that the rows name.
+        """
         size = _at_least(self._decode_sizes, num_lines)
 
         def work() -> None:
-            self._decode_layers(size)
+            self._decode_layers(size, shared)
             self._head(size, variant, of_chunks=False)
 
-        self._run(_Key("decode", size, variant), work)
+        self._run(_Key("decode", size, variant, shared), work)
 
-    def forward_decode(self, num_lines: int) -> None:
+    def forward_decode(self, num_lines: int, *, shared: bool = False) -> None:
         """The same up to the last layer."""
         size = _at_least(self._decode_sizes, num_lines)
-        self._run(_Key("decode layers", size), lambda: self._decode_layers(size))
+        self._run(_Key("decode layers", size, shared=shared), lambda: self._decode_layers(size, shared))
 
     def begin_mixed(
         self, staging: Tensor, *, num_tokens: int, num_lines: int, num_decodes: int, num_samples: int
@@ -112,18 +121,19 @@ class GpuSteps:
             num_samples=num_samples,
         )
 
-    def forward_mixed(self, num_tokens: int, arrays: StepArrays | None = None) -> None:
+    def forward_mixed(self, num_tokens: int, arrays: StepArrays | None = None, *, shared: bool = False) -> None:
         """All layers over a step with chunks.
 
         Args:
             num_tokens: of the step.
             arrays: what the host knows of it, for attention that is planned there; no graph needs them.
+            shared: whether attention makes use of the prefixes that the rows name.
         """
         size = self._mixed_size(num_tokens)
         if size in self._mixed_sizes:
-            self._run(_Key("mixed layers", size), lambda: self._mixed_layers(size))
+            self._run(_Key("mixed layers", size, shared=shared), lambda: self._mixed_layers(size, shared))
         else:
-            self._mixed_layers(size, None if arrays is None else self._runner.plan_prefill(arrays))
+            self._mixed_layers(size, shared, None if arrays is None else self._runner.plan_prefill(arrays))
 
     def sample(self, num_samples: int, variant: Variant, *, of_chunks: bool) -> None:
         """Head and sampling after one of the `forward` methods."""
@@ -138,12 +148,10 @@ class GpuSteps:
         """Compile and capture what most steps need; everything else when it comes for the second time."""
         plain = Variant()
         work: list[Callable[[], None]] = []
-        work += [lambda size=size: self.decode(size, plain) for size in reversed(self._decode_sizes)]  # type: ignore[misc]
-        work += [lambda size=size: self.forward_mixed(size) for size in reversed(self._mixed_sizes)]  # type: ignore[misc]
-        work += [
-            lambda size=size: self.sample(size, plain, of_chunks=True)  # type: ignore[misc]
-            for size in reversed(self._sample_sizes)
-        ]
+        for shared in (False, True):
+            work += [partial(self.decode, size, plain, shared=shared) for size in reversed(self._decode_sizes)]
+            work += [partial(self.forward_mixed, size, shared=shared) for size in reversed(self._mixed_sizes)]
+        work += [partial(self.sample, size, plain, of_chunks=True) for size in reversed(self._sample_sizes)]
         staging = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self.begin_mixed(staging, num_tokens=0, num_lines=0, num_decodes=0, num_samples=0)
         for index, piece in enumerate(work):
@@ -182,16 +190,23 @@ class GpuSteps:
         size = _at_least(self._mixed_sizes, num_tokens) if num_tokens <= self._mixed_sizes[-1] else num_tokens
         return max(size, 1)
 
-    def _decode_layers(self, size: int) -> None:
+    def _decode_layers(self, size: int, shared: bool) -> None:
         step = self._input.first(num_tokens=size, num_lines=size, num_samples=size)
         rows = self._rows
         begin_decode(rows.line_rows, rows.token, rows.position, rows.page_table, step, page_size=self._runner.page_size)
-        self._layers(step, num_decode_lines=size, has_chunks=False, has_graph=True)
+        self._layers(step, num_decode_lines=size, has_chunks=False, has_graph=True, shared=shared)
 
-    def _mixed_layers(self, size: int, planned: PlannedPrefill | None = None) -> None:
+    def _mixed_layers(self, size: int, shared: bool, planned: PlannedPrefill | None = None) -> None:
         step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
         num_decode_lines, has_graph = min(size, self._max_lines), size in self._mixed_sizes
-        self._layers(step, num_decode_lines=num_decode_lines, has_chunks=True, has_graph=has_graph, planned=planned)
+        self._layers(
+            step,
+            num_decode_lines=num_decode_lines,
+            has_chunks=True,
+            has_graph=has_graph,
+            shared=shared,
+            planned=planned,
+        )
 
     def _layers(
         self,
@@ -200,15 +215,16 @@ class GpuSteps:
         num_decode_lines: int,
         has_chunks: bool,
         has_graph: bool,
+        shared: bool,
         planned: PlannedPrefill | None = None,
     ) -> None:
         batch = GpuBatch.of(
             step,
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
-            has_chunks=has_chunks,
             splits=self._runner.decode_splits(num_decode_lines),
-            prefill_splits=self._runner.prefill_splits(step.tokens.shape[0]),
+            prefill_splits=self._runner.prefill_splits(step.tokens.shape[0]) if has_chunks else None,
+            shared=self._rows.prefixes if shared else None,
             planned=planned,
         )
         # a size without a graph comes when it likes, and requests would wait for the compiler
