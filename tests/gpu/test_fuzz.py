@@ -20,6 +20,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint("qwen3", tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.usefixtures("short_prefixes_are_shared")
 @pytest.mark.parametrize(
     ("seed", "num_pages", "max_rows", "token_budget"),
     [(1, 26, 10, 64), (2, 40, 16, 24), (3, 60, 24, 512), (4, 26, 5, 33)],
