@@ -173,9 +173,9 @@ def _decode_kernel(
         begins = (split == 0) & (first_token > 0)
         if begins:
             acc, total, top = take_prefix(
-                acc, total, top, prefix_partials_ptr, prefix_stats_ptr, prefix_count_ptr, place, first_token, kv_head,
+                prefix_partials_ptr, prefix_stats_ptr, prefix_count_ptr, place, first_token, kv_head,
                 KV_HEADS, GROUP, GROUP_POW2, GROUP_ROWS, BLOCK_LINES, HEAD_DIM, BLOCK_D, SHARED_BLOCK_N, SHARED_WAVE,
-                SHARED_LEAST,
+                SHARED_LEAST, CHUNK,
             )  # fmt: skip
     acc, total, top = _attend_part(
         acc, total, top, queries, keys_ptr, values_ptr, pages_ptr, begin, end, first_token, score_scale,
@@ -348,7 +348,7 @@ def _launch(
     group_pow2 = triton.next_power_of_2(shape.group)
     splits_pow2 = triton.next_power_of_2(num_splits)
     # 64 float32 a thread of parts that are added up at once.
-    chunk = max(1, min(splits_pow2, 64 * 32 * config.num_warps // (group_pow2 * block_d)))
+    chunk = max(1, min(8 if shared is not None else splits_pow2, 64 * 32 * config.num_warps // (group_pow2 * block_d)))
     _decode_kernel[(shape.num_kv_heads, num_lines, num_splits)](
         *tensors,
         workspace.partials,

@@ -22,7 +22,8 @@ from bough.kernels.gpu.attention_prefill import attend_blocks
 
 _BLOCK_ROWS = 64
 _PROGRAMS_PER_SM = 2
-_MIN_PART_TOKENS = 128
+_MIN_PART_TOKENS = 256
+_MOST_PARTS = tl.constexpr(16)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def shared_prefixes(
 @triton.jit
 def _cut(count, num_tokens, KV_HEADS: tl.constexpr, WAVE: tl.constexpr, BLOCK_N: tl.constexpr, LEAST: tl.constexpr):
     """Parts that any prefix of a launch may have, those that one of num_tokens has, and blocks of tokens of a part."""
-    most = tl.maximum(WAVE // (count * KV_HEADS), 1)
+    most = tl.minimum(tl.maximum(WAVE // (count * KV_HEADS), 1), _MOST_PARTS)
     blocks = tl.cdiv(num_tokens, BLOCK_N)
     wanted = tl.minimum(tl.maximum(num_tokens // LEAST, 1), most)
     per_part = tl.maximum(tl.cdiv(blocks, wanted), 1)
@@ -188,29 +189,43 @@ def prefix_of_line(places_ptr, tokens_ptr, line, BLOCK_LINES: tl.constexpr):
 
 @triton.jit
 def take_prefix(
-    acc, total, top, partials_ptr, stats_ptr, count_ptr, place, num_tokens, kv_head,
+    partials_ptr, stats_ptr, count_ptr, place, num_tokens, kv_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_POW2: tl.constexpr, GROUP_ROWS: tl.constexpr,
     BLOCK_LINES: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    WAVE: tl.constexpr, LEAST: tl.constexpr,
+    WAVE: tl.constexpr, LEAST: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Go on with a line's softmax over the parts of its prefix; rows beyond the group stay finite."""
+    """A line's softmax over its prefix: sums of values [GROUP_ROWS, BLOCK_D] and of weights, and highest scores.
+
+    Rows beyond the group repeat those of the group.
+    """
     BLOCK_M: tl.constexpr = BLOCK_LINES * GROUP_POW2
     most, used, _ = _cut(tl.load(count_ptr), num_tokens, KV_HEADS, WAVE, BLOCK_N, LEAST)
-    heads = tl.arange(0, GROUP_ROWS)
+    heads = tl.arange(0, GROUP_POW2)
     dims = tl.arange(0, BLOCK_D)
-    exist = heads < GROUP
-    stored = exist[:, None] & (dims[None, :] < HEAD_DIM)
-    row = place % BLOCK_LINES * GROUP_POW2 + heads
-    for part in range(0, used):
-        first_row = ((place // BLOCK_LINES * most + part) * KV_HEADS + kv_head).to(tl.int64) * BLOCK_M
-        part_top = tl.load(stats_ptr + 2 * first_row + row, mask=exist, other=0.0)
-        part_total = tl.load(stats_ptr + 2 * first_row + BLOCK_M + row, mask=exist, other=1.0)
-        values = tl.load(partials_ptr + (first_row + row)[:, None] * HEAD_DIM + dims[None, :], mask=stored, other=0.0)
-        new_top = tl.maximum(top, part_top)
-        shrink, weight = tl.exp2(top - new_top), tl.exp2(part_top - new_top)
-        total = total * shrink + part_total * weight
-        acc = acc * shrink[:, None] + values * weight[:, None]
+    top = tl.full([GROUP_POW2], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([GROUP_POW2], dtype=tl.float32)
+    acc = tl.zeros([GROUP_POW2, BLOCK_D], dtype=tl.float32)
+    for first in range(0, used, CHUNK):
+        # All that is read of so many parts is on its way at once: one part after another would wait for each.
+        parts = first + tl.arange(0, CHUNK)
+        first_rows = ((place // BLOCK_LINES * most + parts) * KV_HEADS + kv_head).to(tl.int64) * BLOCK_M
+        rows = first_rows[:, None] + (place % BLOCK_LINES * GROUP_POW2 + heads)[None, :]
+        there = (parts < used)[:, None] & (heads < GROUP)[None, :]
+        stats = stats_ptr + first_rows[:, None] + rows
+        tops = tl.load(stats, mask=there, other=float("-inf"))
+        sums = tl.load(stats + BLOCK_M, mask=there, other=0.0)
+        stored = there[:, :, None] & (dims < HEAD_DIM)[None, None, :]
+        values = tl.load(partials_ptr + rows[:, :, None] * HEAD_DIM + dims[None, None, :], mask=stored, other=0.0)
+        new_top = tl.maximum(top, tl.max(tops, 0))
+        new_top = tl.where(heads < GROUP, new_top, 0.0)
+        shrink, weights = tl.exp2(top - new_top), tl.exp2(tops - new_top[None, :])
+        total = total * shrink + tl.sum(sums * weights, 0)
+        acc = acc * shrink[:, None] + tl.sum(values * weights[:, :, None], 0)
         top = new_top
+    REPEATS: tl.constexpr = GROUP_ROWS // GROUP_POW2
+    acc = tl.reshape(tl.broadcast_to(acc[None, :, :], (REPEATS, GROUP_POW2, BLOCK_D)), (GROUP_ROWS, BLOCK_D))
+    total = tl.reshape(tl.broadcast_to(total[None, :], (REPEATS, GROUP_POW2)), (GROUP_ROWS,))
+    top = tl.reshape(tl.broadcast_to(top[None, :], (REPEATS, GROUP_POW2)), (GROUP_ROWS,))
     return acc, total, top
 
 
