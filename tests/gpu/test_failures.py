@@ -133,7 +133,7 @@ def test_a_chunk_that_runs_out_of_memory_ends_its_prefills_and_no_decode(
     failed: list[int] = []
 
     def fails_once(self: GpuRunner, batch: GpuBatch, out: Tensor, **options: bool) -> None:
-        if batch.has_chunks and not failed:
+        if batch.chunks is not None and not failed:
             failed.append(batch.num_tokens)
             raise torch.OutOfMemoryError("planted")
         hidden(self, batch, out, **options)

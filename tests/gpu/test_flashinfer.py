@@ -21,7 +21,7 @@ from bough.kernels.gpu.attention_prefill import paged_prefill_attention
 from tests.gpu.test_numbers import LENGTHS, NUM_TOKENS, NUM_TOP, WORSE, Reference, rms
 from tests.helpers.checkpoints import RECIPES, Recipe, write_checkpoint
 from tests.helpers.engines import EngineDriver, admission, make_gpu_engine, random_tokens
-from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, make_case
+from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, make_case, plan_of
 
 pytestmark = pytest.mark.gpu
 
@@ -91,9 +91,7 @@ def test_chunks_equal_the_reference_and_our_kernel_and_nothing_behind_a_context_
         case.keys,
         case.values,
         case.page_table,
-        case.rows,
-        case.query_start,
-        case.context_lens,
+        plan_of(case),
         scale=case.scale,
         window=None,
         out=torch.empty_like(case.queries),

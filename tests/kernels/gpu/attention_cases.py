@@ -14,7 +14,9 @@ import triton.language as tl
 import triton.runtime.interpreter as interpreter
 from torch import Tensor
 
-from bough.kernels.gpu.attention_checks import PAGE_SIZE
+from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
+from bough.kernels.gpu.attention_prefill_plan import PrefillPlan, plan_prefill
+from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillConfig, PrefillSplits
 from bough.kernels.gpu.attention_reference import paged_attention_reference
 
 
@@ -147,6 +149,21 @@ def make_case(
         query_start=query_start.to(device),
         context_lens=torch.tensor([context for _, context in lines], dtype=torch.int32, device=device),
         window=window,
+    )
+
+
+def plan_of(case: AttentionCase, *, splits: PrefillSplits = UNCUT, config: PrefillConfig | None = None) -> PrefillPlan:
+    """The plan of the case's lines for prefill attention."""
+    num_tokens, num_heads, head_dim = case.queries.shape
+    return plan_prefill(
+        case.rows,
+        case.query_start,
+        case.context_lens,
+        num_tokens=num_tokens,
+        shape=AttentionShape(num_heads, case.keys.shape[1], head_dim),
+        dtype=case.queries.dtype,
+        splits=splits,
+        config=config,
     )
 
 

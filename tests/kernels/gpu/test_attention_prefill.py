@@ -13,12 +13,13 @@ from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.attention_prefill_plan import WORDS, PrefillPlan, choose_parts, plan_prefill
 from bough.kernels.gpu.attention_prefill_split import (
+    UNCUT,
     PrefillConfig,
     PrefillSplits,
     PrefillWorkspace,
     check_workspace,
-    choose_parts,
     choose_prefill_config,
     choose_prefill_splits,
     prefill_config,
@@ -30,6 +31,7 @@ from tests.kernels.gpu.attention_cases import (
     captured,
     make_case,
     mended_interpreter,
+    plan_of,
 )
 
 _SENTINEL = 7.0
@@ -50,22 +52,27 @@ def _workspace(case: AttentionCase) -> PrefillWorkspace:
 class _Options(TypedDict, total=False):
     pdl: bool
     workspace: PrefillWorkspace | None
-    splits: PrefillSplits
     min_split_tokens: int
-    config: PrefillConfig
 
 
-def _attend(case: AttentionCase, *, out: Tensor | None = None, **options: Unpack[_Options]) -> Tensor:
+def _attend(
+    case: AttentionCase,
+    *,
+    plan: PrefillPlan | None = None,
+    splits: PrefillSplits = UNCUT,
+    config: PrefillConfig | None = None,
+    out: Tensor | None = None,
+    **options: Unpack[_Options],
+) -> Tensor:
     options.setdefault("min_split_tokens", 16)
     with mended_interpreter():
+        plan = plan_of(case, splits=splits, config=config) if plan is None else plan
         return paged_prefill_attention(
             case.queries,
             case.keys,
             case.values,
             case.page_table,
-            case.rows,
-            case.query_start,
-            case.context_lens,
+            plan,
             scale=case.scale,
             window=case.window,
             out=torch.full_like(case.queries, _SENTINEL) if out is None else out,
@@ -236,32 +243,76 @@ def test_a_launch_that_fills_the_gpu_equals_the_reference_whatever_its_chunks_ar
         assert not workspace.counters.any()
 
 
+def test_a_plan_names_the_blocks_of_all_chunks_once(device: torch.device) -> None:
+    rows = torch.tensor([7, 3, 9, 5, 1], dtype=torch.int32, device=device)
+    query_start = torch.tensor([0, 1, 81, 81, 90, 93], dtype=torch.int32, device=device)
+    # a decode, a chunk of 80 behind 20, a chunk without tokens, one of 9, and padding
+    contexts = torch.tensor([0, 100, 50, 9, 0], dtype=torch.int32, device=device)
+    shape, config = AttentionShape(4, 2, 32), PrefillConfig(64, 64, 4, 2)
+    with mended_interpreter():
+        plan = plan_prefill(
+            rows,
+            query_start,
+            contexts,
+            num_tokens=93,
+            shape=shape,
+            dtype=torch.float32,
+            config=config,
+            splits=PrefillSplits(3),
+        )
+    words = plan.words.view(-1, WORDS.value).tolist()
+    assert words[0][:3] == [4 * 3, 3, 4]
+    assert [block[:5] for block in words[1:5]] == [
+        [3, 100, 1, 80, 0],
+        [3, 100, 1, 80, 32],
+        [3, 100, 1, 80, 64],
+        [5, 9, 81, 9, 0],
+    ]
+
+
+def test_one_plan_serves_the_launches_of_all_layers(device: torch.device) -> None:
+    case = make_case(_MIXED, device)
+    with mended_interpreter():
+        plan = plan_of(case, splits=PrefillSplits(4, 24))
+    workspace = _workspace(case)
+    for _ in range(2):
+        assert_close(_attend(case, plan=plan, workspace=workspace), case.expected())
+    with pytest.raises(ValueError, match=r"plan\.words must be"):
+        _attend(case, plan=replace(plan, words=plan.words[:-8]), workspace=workspace)
+    with pytest.raises(ValueError, match="plan is for 3 tokens"):
+        _attend(case, plan=replace(plan, num_tokens=3), workspace=workspace)
+
+
 @triton.jit
-def _write_parts(out_ptr, programs, most, wave):  # type: ignore[no-untyped-def]  # a kernel's parameters have none
-    tl.store(out_ptr, choose_parts(programs, most, wave))
+def _write_parts(out_ptr, programs, most, wave, keys):  # type: ignore[no-untyped-def]  # a kernel's parameters have none
+    tl.store(out_ptr, choose_parts(programs, most, wave, keys))
 
 
 @pytest.mark.parametrize(
-    ("programs", "most", "wave", "parts"),
+    ("programs", "most", "wave", "keys", "parts"),
     [
-        (64, 16, 264, 4),
-        (128, 8, 264, 2),
-        (256, 4, 264, 1),
-        # five parts of each in two waves are shorter than two in one
-        (96, 11, 264, 5),
-        (96, 4, 264, 2),
-        (160, 3, 132, 3),
-        (256, 2, 132, 1),
-        (1, 16, 264, 15),
-        (1, 7, 264, 7),
-        (16, 16, 264, 15),
+        # what is short is not worth adding up
+        (8, 16, 264, 8, 1),
+        (8, 16, 264, 12, 3),
+        # and what is long not worth as many parts as fill the GPU
+        (8, 16, 264, 128, 10),
+        (8, 7, 264, 128, 7),
+        # a second wave is not worth it
+        (64, 16, 264, 128, 4),
+        (128, 8, 264, 128, 2),
+        (256, 4, 264, 128, 1),
+        (256, 2, 132, 128, 1),
+        # but where one is needed anyway it may be filled
+        (96, 11, 264, 1024, 11),
+        (96, 4, 264, 1024, 2),
+        (160, 3, 132, 1024, 3),
     ],
 )
-def test_parts_are_as_many_as_fill_the_gpu_evenly(
-    device: torch.device, programs: int, most: int, wave: int, parts: int
+def test_parts_are_as_many_as_make_a_launch_shortest(
+    device: torch.device, programs: int, most: int, wave: int, keys: int, parts: int
 ) -> None:
     found = torch.zeros(1, dtype=torch.int32, device=device)
-    _write_parts[(1,)](found, programs, most, wave)
+    _write_parts[(1,)](found, programs, most, wave, keys)
     assert found.item() == parts
 
 
@@ -313,7 +364,7 @@ def test_a_workspace_that_is_too_small_is_refused(device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("queries", torch.zeros(4, 32), "queries must be"),
+        ("queries", torch.zeros(15, 3, 32), "queries: 3 heads over 2"),
         ("keys", torch.zeros(4, 2, 16, 64), "keys must be"),
         ("values", torch.zeros(9, 2, 16, 32), "values must be"),
         ("query_start", torch.zeros(2, dtype=torch.int32), "query_start must be"),

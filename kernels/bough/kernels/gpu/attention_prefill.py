@@ -6,9 +6,9 @@ heads. Blocks of keys that every row sees go without a mask; only those on the d
 window, have one.
 
 What a block of queries sees may be cut into parts for programs of their own, so that a short chunk with a long context
-fills the GPU; see `attention_prefill_split`. Which lines, blocks and parts a program serves follows from the lengths in
-device memory: blocks of all lines are numbered by a prefix sum, and programs take them in turn. So the grid depends on
-T and B alone, and a CUDA graph that holds the launch can be replayed with other lengths.
+fills the GPU; see `attention_prefill_split`. Which lines, blocks and parts there are is found on the device, once for
+all layers of a step (`attention_prefill_plan`), and programs take them in turn. So the grid depends on T and B alone,
+and a CUDA graph that holds the launch can be replayed with other lengths.
 """
 
 from __future__ import annotations
@@ -28,20 +28,9 @@ from bough.kernels.gpu.attention_checks import (
     check_scalars,
     require,
 )
-from bough.kernels.gpu.attention_prefill_split import (
-    UNCUT,
-    PrefillConfig,
-    PrefillSplits,
-    PrefillWorkspace,
-    check_workspace,
-    choose_parts,
-    choose_prefill_config,
-    leave_part,
-)
+from bough.kernels.gpu.attention_prefill_plan import WORDS, PrefillPlan
+from bough.kernels.gpu.attention_prefill_split import PrefillWorkspace, check_workspace, leave_part
 
-_MAX_LINES = 4096
-# A warp of them: with fewer the compiler no longer sees that all threads of a program find the same line.
-_LEAST_LINES = 32
 # Blocks of a launch beyond those that its tokens fill: the last ones of lines are short.
 _SPARE_BLOCKS = 4
 
@@ -235,57 +224,45 @@ def _serve_block(
             tl.store(out_ptr + at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=stored)
 
 
-@triton.jit(do_not_specialize=["most_parts", "part_rows"])  # every number of parts runs the same code
+@triton.jit(do_not_specialize=["part_rows"])
 def _prefill_kernel(
-    out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, rows_ptr, query_start_ptr, context_lens_ptr,
-    partials_ptr, tops_ptr, sums_ptr, counters_ptr, num_lines, max_pages, most_parts, part_rows, score_scale,
+    out_ptr, queries_ptr, keys_ptr, values_ptr, page_table_ptr, plan_ptr,
+    partials_ptr, tops_ptr, sums_ptr, counters_ptr, max_pages, part_rows, score_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES_POW2: tl.constexpr, WINDOW: tl.constexpr,
-    SPLIT: tl.constexpr, WAVE: tl.constexpr, MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr,
+    MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(1)
-    lines = tl.arange(0, LINES_POW2)
-    present = lines < num_lines
-    starts = tl.load(query_start_ptr + lines, mask=present, other=0)
-    counts = tl.load(query_start_ptr + lines + 1, mask=present, other=0) - starts
-    served = tl.load(context_lens_ptr + lines, mask=present, other=0) > 0
-    blocks = tl.where(served, tl.cdiv(counts, BLOCK_Q), 0)
-    block_ends = tl.cumsum(blocks, 0)
-    total_blocks = tl.sum(blocks, 0)
-    num_splits = most_parts
-    if SPLIT and WAVE > 0:
-        num_splits = choose_parts(total_blocks * KV_HEADS, most_parts, WAVE)
     if PDL:
         # Every program waits, also one without work: a launch that ended before the one it follows would let the next
         # one through too early.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-
-    for item in range(tl.program_id(0), total_blocks * num_splits, tl.num_programs(0)):
+    num_items = tl.load(plan_ptr)
+    num_splits = tl.load(plan_ptr + 1)
+    num_blocks = tl.load(plan_ptr + 2)
+    for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
         # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
-        block = total_blocks - 1 - item // num_splits
-        line = tl.sum((block_ends <= block).to(tl.int32), 0)
-        line_block = block - tl.sum(tl.where(lines < line, blocks, 0), 0)
-        query_begin = tl.load(query_start_ptr + line)
-        num_queries = tl.load(query_start_ptr + line + 1) - query_begin
-        context = tl.load(context_lens_ptr + line)
-        row = tl.load(rows_ptr + line)
+        block = num_blocks - 1 - item // num_splits
+        block_ptr = plan_ptr + (1 + block) * WORDS
+        row = tl.load(block_ptr)
+        context = tl.load(block_ptr + 1)
+        query_begin = tl.load(block_ptr + 2)
+        num_queries = tl.load(block_ptr + 3)
+        first_query = tl.load(block_ptr + 4)
         _serve_block(
             out_ptr, queries_ptr, keys_ptr + kv_head * (PAGE * HEAD_DIM), values_ptr + kv_head * (PAGE * HEAD_DIM),
             page_table_ptr + row.to(tl.int64) * max_pages, partials_ptr, tops_ptr, sums_ptr,
             counters_ptr, kv_head, block, query_begin, num_queries, context,
-            line_block * BLOCK_Q, item % num_splits, num_splits, part_rows, score_scale,
+            first_query, item % num_splits, num_splits, part_rows, score_scale,
             KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, PAGE, BLOCK_M, BLOCK_N, WINDOW, SPLIT, MIN_SPLIT_BLOCKS,
         )  # fmt: skip
 
 
 def paged_prefill_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, rows: Tensor, query_start: Tensor,
-    context_lens: Tensor, *,
-    scale: float, window: int | None, out: Tensor, pdl: bool = False,
-    workspace: PrefillWorkspace | None = None, splits: PrefillSplits = UNCUT, min_split_tokens: int = 512,
-    config: PrefillConfig | None = None,
+    queries: Tensor, keys: Tensor, values: Tensor, page_table: Tensor, plan: PrefillPlan, *,
+    scale: float, window: int | None, out: Tensor, pdl: bool = False, workspace: PrefillWorkspace | None = None,
+    min_split_tokens: int = 256,
 ) -> Tensor:  # fmt: skip
     """Causal attention of the last tokens of each line over its pages, which hold their keys and values already.
 
@@ -297,23 +274,15 @@ def paged_prefill_attention(
         keys: [num_pages, kv_heads, 16, D].
         values: like keys.
         page_table: [max_rows, max_pages] int32, the pages of a row in order.
-        rows: [B] int32, the row of each line; up to 4,096 lines.
-        query_start: [B + 1] int32, ascending from 0: line b has the tokens query_start[b] to query_start[b + 1]. It may
-            have none. Tokens from query_start[B] on belong to no line, and their part of `out` is left alone.
-        context_lens: [B] int32, tokens of the row in the cache, these ones included; 0 is a padding line: nothing of it
-            is read, and its part of `out` is left alone.
+        plan: the lines' blocks, from `plan_prefill` for T tokens. What belongs to no line, or to one that is not
+            served, is left alone in `out`, and nothing of it is read.
         scale: factor of the scores, positive.
         window: tokens that a token sees, itself included; None for all before it.
         out: [T, H, D].
-        pdl: launch while the kernel before still runs (programmatic dependent launch). `rows`, `query_start` and
-            `context_lens` are read at once; the kernels that write them must have ended when the one before this
-            starts.
+        pdl: launch while the kernel before still runs (programmatic dependent launch).
         workspace: from `prefill_workspace`; needed for more than one part.
-        splits: parts that what a block of queries sees is cut into at most; fixed when a CUDA graph is captured. See
-            `choose_prefill_splits`.
         min_split_tokens: parts have about this many tokens or more. What a block sees is not cut if it is less than two
             of them, and the result then has the bits that it has with one part.
-        config: replaces the tuned configuration.
 
     Returns:
         `out`.
@@ -322,23 +291,16 @@ def paged_prefill_attention(
         ValueError: an argument does not fit; the message names it.
     """
     shape = check_cache(queries, keys, values, out)
-    device = queries.device
-    check_index("rows", rows, (None,), device)
-    num_tokens, num_lines = queries.shape[0], rows.shape[0]
-    require(num_lines <= _MAX_LINES, f"rows: at most {_MAX_LINES} lines, not {num_lines}")
+    device, num_tokens = queries.device, queries.shape[0]
     check_index("page_table", page_table, (None, None), device)
-    check_index("query_start", query_start, (num_lines + 1,), device)
-    check_index("context_lens", context_lens, (num_lines,), device)
+    check_index("plan.words", plan.words, (WORDS.value * (1 + plan.max_blocks),), device)
+    require(num_tokens == plan.num_tokens, f"plan is for {plan.num_tokens} tokens, not {num_tokens}")
     check_scalars(scale, window)
     require(min_split_tokens >= 1, f"min_split_tokens must be at least 1, not {min_split_tokens}")
-    if num_lines > 0 and num_tokens > 0:
-        config = config or choose_prefill_config(shape, num_tokens, queries.dtype)
-        require(config.block_m >= shape.group, f"config: block_m must hold the {shape.group} heads of a group")
-        num_blocks = num_tokens // (config.block_m // shape.group) + num_lines
-        check_workspace(workspace, shape, num_tokens, num_blocks, splits, device)
-        options = _Options(scale, window or 0, splits, min_split_tokens, pdl)
-        tensors = (out, queries, keys, values, page_table, rows, query_start, context_lens)
-        _launch(tensors, workspace, shape, options, config)
+    if plan.num_lines > 0 and num_tokens > 0:
+        check_workspace(workspace, shape, num_tokens, plan.max_blocks, plan.splits, device)
+        options = _Options(scale, window or 0, min_split_tokens, pdl)
+        _launch((out, queries, keys, values, page_table), plan, workspace, shape, options)
     return out
 
 
@@ -346,25 +308,24 @@ def paged_prefill_attention(
 class _Options:
     scale: float
     window: int
-    splits: PrefillSplits
     min_split_tokens: int
     pdl: bool
 
 
 def _launch(
     tensors: tuple[Tensor, ...],
+    plan: PrefillPlan,
     workspace: PrefillWorkspace | None,
     shape: AttentionShape,
     options: _Options,
-    config: PrefillConfig,
 ) -> None:
-    """Start the kernel on `tensors`: out, queries, keys, values, page_table, rows, query_start, context_lens."""
-    num_tokens, max_pages, num_lines = tensors[1].shape[0], tensors[4].shape[1], tensors[5].shape[0]
-    splits = options.splits
+    """Start the kernel on `tensors`: out, queries, keys, values, page_table."""
+    num_tokens, max_pages = tensors[1].shape[0], tensors[4].shape[1]
+    splits, config = plan.splits, plan.config
     is_cut = splits.most > 1
     # Most steps have few chunks among many lines, and a program without work costs a slot of the GPU for a microsecond.
     # Where there are more blocks than programs, a program serves several.
-    spare = min(num_lines - 1, 1 if is_cut else _SPARE_BLOCKS)
+    spare = min(plan.num_lines - 1, 1 if is_cut else _SPARE_BLOCKS)
     programs = triton.cdiv(num_tokens, config.block_m // shape.group) + spare
     if splits.wave:
         programs = max(programs, triton.cdiv(splits.wave, shape.num_kv_heads))
@@ -373,10 +334,9 @@ def _launch(
     scratch = workspace.tensors if workspace is not None and is_cut else (None,) * 4
     _prefill_kernel[(programs, shape.num_kv_heads)](
         *tensors,
+        plan.words,
         *scratch,
-        num_lines,
         max_pages,
-        splits.most,
         num_tokens * shape.num_heads,
         options.scale * LOG2_E,
         KV_HEADS=shape.num_kv_heads,
@@ -386,10 +346,8 @@ def _launch(
         PAGE=PAGE_SIZE,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        LINES_POW2=max(_LEAST_LINES, triton.next_power_of_2(num_lines)),
         WINDOW=options.window,
         SPLIT=is_cut,
-        WAVE=splits.wave if is_cut else 0,
         MIN_SPLIT_BLOCKS=triton.cdiv(options.min_split_tokens, config.block_n),
         PDL=options.pdl,
         num_warps=config.num_warps,

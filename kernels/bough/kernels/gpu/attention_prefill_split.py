@@ -23,17 +23,7 @@ _FEW_PROGRAMS = 132
 _NARROW_ROWS = 64
 # Contexts are cut where all their parts run in at most so many waves; it bounds the workspace.
 _MOST_WAVES = 4
-_NEARLY = tl.constexpr(1.1)
 _MOST_PARTS = tl.constexpr(MAX_SPLITS)
-
-
-@triton.jit
-def choose_parts(num_blocks, most, wave):
-    """Parts for every context of a launch with so many blocks of queries, of all heads; see `PrefillSplits`."""
-    parts = 1 + tl.arange(0, _MOST_PARTS)
-    lasting = tl.cdiv(num_blocks * parts, wave).to(tl.float32) / parts
-    lasting = tl.where(parts <= most, lasting, float("inf"))
-    return tl.min(tl.where(lasting <= _NEARLY * tl.min(lasting, 0), parts, most), 0)
 
 
 @triton.jit
@@ -43,24 +33,28 @@ def _combine_parts(
 ):  # fmt: skip
     """Attention of a block of queries [BLOCK_M, BLOCK_D] from its `used` parts; pointers as in `leave_part`."""
     # Other programs wrote these a moment ago: read past the first-level cache, which is not coherent.
-    highest = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    at_top = tops_ptr + at_row
-    for _ in range(0, used):
-        highest = tl.maximum(highest, tl.load(at_top, mask=real, other=0.0, cache_modifier=".cg"))
-        at_top += part_rows
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    parts = tl.arange(0, _MOST_PARTS)[:, None]
+    there = (parts < used) & real[None, :]
+    at_part = parts * part_rows + at_row[None, :]
+    tops = tl.load(tops_ptr + at_part, mask=there, other=float("-inf"), cache_modifier=".cg")
+    sums = tl.load(sums_ptr + at_part, mask=there, other=0.0, cache_modifier=".cg")
+    highest = tl.max(tops, 0)
+    # Rows that do not exist have no part, and must not be infinity less infinity.
+    highest = tl.where(real, highest, 0.0)
+    # A row that saw nothing of a part has minus infinity there, and a weight of zero.
+    total = tl.sum(tl.exp2(tops - highest[None, :]) * sums, 0)
+    total = tl.where(real, total, 1.0)
+
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    at_top = tops_ptr + at_row
-    at_sum = sums_ptr + at_row
-    at_value = partials_ptr + at
-    for _ in range(0, used):
-        # A row that saw nothing of a part has minus infinity there, and a weight of zero.
-        weight = tl.exp2(tl.load(at_top, mask=real, other=0.0, cache_modifier=".cg") - highest)
-        total += weight * tl.load(at_sum, mask=real, other=1.0, cache_modifier=".cg")
-        acc += weight[:, None] * tl.load(at_value, mask=stored, other=0.0, cache_modifier=".cg")
-        at_top += part_rows
-        at_sum += part_rows
-        at_value += part_rows.to(tl.int64) * HEAD_DIM
+    step = part_rows.to(tl.int64) * HEAD_DIM
+    values = tl.load(partials_ptr + at, mask=stored, other=0.0, cache_modifier=".cg")
+    for part in range(0, used):
+        top = tl.load(tops_ptr + part * part_rows + at_row, mask=real, other=0.0, cache_modifier=".cg")
+        # The next part is on its way while this one is added.
+        partials_ptr += step
+        following = tl.load(partials_ptr + at, mask=stored & (part + 1 < used), other=0.0, cache_modifier=".cg")
+        acc += tl.exp2(top - highest)[:, None] * values
+        values = following
     return acc / total[:, None]
 
 
@@ -126,10 +120,9 @@ def choose_prefill_config(shape: AttentionShape, num_tokens: int, dtype: torch.d
 class PrefillSplits:
     """How many parts the contexts of a launch are cut into.
 
-    The GPU takes programs in waves, and a wave lasts as long as a part: the fewest parts are taken whose waves last
-    less than a tenth longer in all than those of any other number. The launch finds them from the lengths in device
-    memory, since a graph knows no more than how many tokens fit. How many lines share the tokens does not matter: they
-    only add blocks of few rows.
+    The number is found from the lengths in device memory (`attention_prefill_plan`), since a graph knows no more than
+    how many tokens fit: as many as make the launch shortest. How many lines share the tokens does not matter: they only
+    add blocks of few rows.
     """
 
     most: int = 1
@@ -203,6 +196,12 @@ def prefill_workspace(
     )
 
 
+def check_splits(splits: PrefillSplits) -> None:
+    """Raise ValueError for numbers that are out of range."""
+    require(1 <= splits.most <= MAX_SPLITS, f"splits.most must be 1 to {MAX_SPLITS}, not {splits.most}")
+    require(splits.wave >= 0, f"splits.wave must not be negative, but is {splits.wave}")
+
+
 def check_workspace(
     workspace: PrefillWorkspace | None,
     shape: AttentionShape,
@@ -216,8 +215,6 @@ def check_workspace(
     Raises:
         ValueError: it cannot.
     """
-    require(1 <= splits.most <= MAX_SPLITS, f"splits.most must be 1 to {MAX_SPLITS}, not {splits.most}")
-    require(splits.wave >= 0, f"splits.wave must not be negative, but is {splits.wave}")
     if splits.most == 1:
         return
     rows = splits.most * num_tokens * shape.num_heads

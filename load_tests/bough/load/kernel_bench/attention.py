@@ -22,6 +22,7 @@ from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
 from bough.kernels.gpu.attention_decode import DecodeConfig, decode_config, paged_decode_attention
 from bough.kernels.gpu.attention_decode_split import choose_splits, decode_workspace
 from bough.kernels.gpu.attention_prefill import paged_prefill_attention
+from bough.kernels.gpu.attention_prefill_plan import plan_prefill
 from bough.kernels.gpu.attention_prefill_split import (
     UNCUT,
     PrefillConfig,
@@ -235,22 +236,29 @@ def prefill_us(heads: Heads, cache: Cache, run: PrefillRun, tokens: int | None =
         counters=torch.zeros((num_tokens + len(counts)) * heads.num_kv_heads, dtype=torch.int32, device="cuda"),
     )
 
+    plan = plan_prefill(
+        cache.rows,
+        query_start,
+        cache.context_lens,
+        num_tokens=num_tokens,
+        shape=AttentionShape(heads.num_heads, heads.num_kv_heads, heads.head_dim),
+        dtype=queries.dtype,
+        splits=run.splits,
+        config=run.config,
+    )
+
     def launch_of(keys: Tensor, values: Tensor) -> Callable[[], object]:
         return lambda: paged_prefill_attention(
             queries,
             keys,
             values,
             cache.page_table,
-            cache.rows,
-            query_start,
-            cache.context_lens,
+            plan,
             scale=heads.head_dim**-0.5,
             window=None,
             out=out,
             pdl=run.pdl,
             workspace=workspace,
-            splits=run.splits,
-            config=run.config,
         )
 
     return replay_us([launch_of(keys, values) for keys, values in cache.layers])

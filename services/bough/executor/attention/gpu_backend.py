@@ -38,7 +38,7 @@ class GpuAttention:
     def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """See `AttentionBackend`; a step of few decodes alone in one launch."""
         assert isinstance(batch, GpuBatch)
-        if not batch.has_chunks and batch.shared is None and qkv.shape[0] <= _PROJECTED_LINES:
+        if batch.chunks is None and batch.shared is None and qkv.shape[0] <= _PROJECTED_LINES:
             return self._attend_projected(qkv, spec, cache, batch)
         return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
 
@@ -99,19 +99,16 @@ class GpuAttention:
             )
         if batch.planned is not None and spec.window is None:
             batch.planned.attend(heads, spec, cache, out)
-        elif batch.has_chunks:
+        elif batch.chunks is not None:
             paged_prefill_attention(
                 heads,
                 cache.keys,
                 cache.values,
                 batch.page_table,
-                batch.rows,
-                batch.query_start,
-                batch.chunk_lens,
+                batch.chunks,
                 scale=spec.scale,
                 window=spec.window,
                 out=out,
                 workspace=self._prefill_workspace,
-                splits=batch.prefill_splits,
             )
         return out.view(queries.shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.batch import ForwardBatch
 from bough.kernels.gpu.attention_decode_split import DecodeSplits
-from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillSplits
+from bough.kernels.gpu.attention_prefill_plan import PrefillPlan
 from bough.kernels.gpu.attention_shared import SharedPrefixes
 from bough.kernels.gpu.rows import StepInput
 
@@ -24,12 +24,10 @@ class GpuBatch(ForwardBatch):
     """[B] int32: context of lines with one token, which come first; 0 for chunks and padding."""
     chunk_lens: Tensor
     """[B] int32: context of chunks; 0 for decodes and padding."""
-    has_chunks: bool
-    """Whether any line may be a chunk."""
     splits: DecodeSplits
     """How decode attention cuts contexts."""
-    prefill_splits: PrefillSplits = UNCUT
-    """Parts that attention of chunks cuts contexts into."""
+    chunks: PrefillPlan | None = None
+    """Blocks of all chunks; None where no line may be one."""
     shared: SharedPrefixes | None = None
     """Prefixes that decodes share, where attention is to make use of them."""
     planned: PlannedPrefill | None = None
@@ -43,7 +41,7 @@ class GpuBatch(ForwardBatch):
         *,
         num_decode_lines: int,
         splits: DecodeSplits,
-        prefill_splits: PrefillSplits | None = None,
+        chunks: PrefillPlan | None = None,
         shared: SharedPrefixes | None = None,
         planned: PlannedPrefill | None = None,
     ) -> GpuBatch:
@@ -54,7 +52,7 @@ class GpuBatch(ForwardBatch):
             page_table: [R, P] int32 of all rows.
             num_decode_lines: lines at the beginning that may be decodes.
             splits: for decode attention.
-            prefill_splits: for attention of chunks; None where no line may be one.
+            chunks: for attention of chunks; None where no line may be one.
             shared: prefixes of decode lines.
             planned: of the step's chunks, for a step that no graph holds.
         """
@@ -70,9 +68,8 @@ class GpuBatch(ForwardBatch):
             rows=step.rows,
             decode_lens=step.decode_lens,
             chunk_lens=step.chunk_lens,
-            has_chunks=prefill_splits is not None,
             splits=splits,
-            prefill_splits=prefill_splits or UNCUT,
+            chunks=chunks,
             shared=shared,
             planned=planned,
         )

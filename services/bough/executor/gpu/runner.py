@@ -29,9 +29,8 @@ from bough.executor.runner import LoadedModel, RunnerConfig, max_context_of
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import AttentionShape
 from bough.kernels.gpu.attention_decode_split import DecodeSplits, choose_splits, decode_workspace
+from bough.kernels.gpu.attention_prefill_plan import PrefillPlan, plan_prefill
 from bough.kernels.gpu.attention_prefill_split import (
-    UNCUT,
-    PrefillSplits,
     choose_prefill_config,
     choose_prefill_splits,
     prefill_workspace,
@@ -169,11 +168,15 @@ class GpuRunner(LoadedModel):
         token_bytes = self.layout.page_bytes / self.page_size
         return gpu_seconds(keys.sum) * token_bytes / (4 * keys.numel())
 
-    def prefill_splits(self, num_tokens: int) -> PrefillSplits:
-        """Parts that attention of chunks cuts contexts into, in a step of up to so many tokens."""
-        shape = self.attention_shape
-        config = choose_prefill_config(shape, num_tokens, self.layout.dtype)
-        return choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self.num_sms)
+    def chunk_blocks(self, step: StepInput) -> PrefillPlan:
+        """Queue what finds the blocks of a step's chunks, for the attention of all layers."""
+        shape, dtype, num_tokens = self.attention_shape, self.layout.dtype, step.tokens.shape[0]
+        config = choose_prefill_config(shape, num_tokens, dtype)
+        splits = choose_prefill_splits(num_tokens, shape.num_kv_heads, shape.group, config, self.num_sms)
+        return plan_prefill(
+            step.rows, step.query_start, step.chunk_lens,
+            num_tokens=num_tokens, shape=shape, dtype=dtype, splits=splits, config=config,
+        )  # fmt: skip
 
     def plan_prefill(self, arrays: StepArrays) -> PlannedPrefill | None:
         """The plan of a step's chunks, where attention to them is planned on the host."""
@@ -263,7 +266,7 @@ class GpuRunner(LoadedModel):
         step.query_start[1] = num_tokens
         step.chunk_lens[0] = num_tokens
         pages = torch.arange(-(-num_tokens // self.page_size), dtype=torch.int32, device=self.device).unsqueeze(0)
-        batch = GpuBatch.of(step, pages, num_decode_lines=0, splits=DecodeSplits(1, 64), prefill_splits=UNCUT)
+        batch = GpuBatch.of(step, pages, num_decode_lines=0, splits=DecodeSplits(1, 64), chunks=self.chunk_blocks(step))
         hidden = torch.empty(num_tokens, self.model_config.hidden_size, dtype=self.layout.dtype, device=self.device)
         self.hidden(batch, hidden)
         rows = torch.zeros(self.config.max_rows, dtype=torch.int64, device=self.device)

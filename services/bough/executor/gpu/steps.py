@@ -223,7 +223,7 @@ class GpuSteps:
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
             splits=self._runner.decode_splits(num_decode_lines),
-            prefill_splits=self._runner.prefill_splits(step.tokens.shape[0]) if has_chunks else None,
+            chunks=self._runner.chunk_blocks(step) if has_chunks else None,
             shared=self._rows.prefixes if shared else None,
             planned=planned,
         )
