@@ -23,39 +23,51 @@ _FEW_PROGRAMS = 132
 _NARROW_ROWS = 64
 # Contexts are cut where all their parts run in at most so many waves; it bounds the workspace.
 _MOST_WAVES = 4
-_MOST_PARTS = tl.constexpr(MAX_SPLITS)
+# Parts that are on their way at once where they are added up.
+_TOGETHER = tl.constexpr(4)
 
 
 @triton.jit
-def _combine_parts(
-    partials_ptr, tops_ptr, sums_ptr, at, at_row, stored, real, used, part_rows,
+def _add_up_parts(
+    out_ptr, partials_ptr, tops_ptr, sums_ptr, at_row, real, used, part_rows,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Attention of a block of queries [BLOCK_M, BLOCK_D] from its `used` parts; pointers as in `leave_part`."""
+    """Attention of a block of queries from its `used` parts; pointers as in `leave_part`."""
     # Other programs wrote these a moment ago: read past the first-level cache, which is not coherent.
-    parts = tl.arange(0, _MOST_PARTS)[:, None]
-    there = (parts < used) & real[None, :]
-    at_part = parts * part_rows + at_row[None, :]
-    tops = tl.load(tops_ptr + at_part, mask=there, other=float("-inf"), cache_modifier=".cg")
-    sums = tl.load(sums_ptr + at_part, mask=there, other=0.0, cache_modifier=".cg")
-    highest = tl.max(tops, 0)
+    highest = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    for first in range(0, used, _TOGETHER):
+        for after in tl.static_range(_TOGETHER):
+            there = real & (first + after < used)
+            at_top = tops_ptr + (first + after) * part_rows + at_row
+            top = tl.load(at_top, mask=there, other=float("-inf"), cache_modifier=".cg")
+            highest = tl.maximum(highest, top)
     # Rows that do not exist have no part, and must not be infinity less infinity.
     highest = tl.where(real, highest, 0.0)
-    # A row that saw nothing of a part has minus infinity there, and a weight of zero.
-    total = tl.sum(tl.exp2(tops - highest[None, :]) * sums, 0)
-    total = tl.where(real, total, 1.0)
-
-    acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    step = part_rows.to(tl.int64) * HEAD_DIM
-    values = tl.load(partials_ptr + at, mask=stored, other=0.0, cache_modifier=".cg")
-    for part in range(0, used):
-        top = tl.load(tops_ptr + part * part_rows + at_row, mask=real, other=0.0, cache_modifier=".cg")
-        # The next part is on its way while this one is added.
-        partials_ptr += step
-        following = tl.load(partials_ptr + at, mask=stored & (part + 1 < used), other=0.0, cache_modifier=".cg")
-        acc += tl.exp2(top - highest)[:, None] * values
-        values = following
-    return acc / total[:, None]
+    # Few columns at a time: several parts of them are on their way at once, and the registers of the products suffice.
+    COLUMNS: tl.constexpr = min(BLOCK_D, 32)
+    for slice in tl.static_range(BLOCK_D // COLUMNS):
+        dims = slice * COLUMNS + tl.arange(0, COLUMNS)
+        at = at_row[:, None] * HEAD_DIM + dims[None, :]
+        stored = real[:, None] & (dims < HEAD_DIM)[None, :]
+        total = tl.zeros([BLOCK_M], dtype=tl.float32)
+        acc = tl.zeros([BLOCK_M, COLUMNS], dtype=tl.float32)
+        for first in range(0, used, _TOGETHER):
+            for after in tl.static_range(_TOGETHER):
+                there = first + after < used
+                first_row = tl.cast(first + after, tl.int64) * part_rows
+                top = tl.load(
+                    tops_ptr + first_row + at_row, mask=real & there, other=float("-inf"), cache_modifier=".cg"
+                )
+                weight = tl.exp2(top - highest)
+                total += weight * tl.load(
+                    sums_ptr + first_row + at_row, mask=real & there, other=0.0, cache_modifier=".cg"
+                )
+                values = tl.load(
+                    partials_ptr + first_row * HEAD_DIM + at, mask=stored & there, other=0.0, cache_modifier=".cg"
+                )
+                acc += weight[:, None] * values
+        values = acc / tl.where(real, total, 1.0)[:, None]
+        tl.store(out_ptr + at, values.to(out_ptr.dtype.element_ty), mask=stored)
 
 
 @triton.jit
@@ -78,10 +90,9 @@ def leave_part(
     arrived = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
     if arrived == used - 1:
         tl.store(counter_ptr, 0)  # for the next launch
-        values = _combine_parts(
-            partials_ptr, tops_ptr, sums_ptr, at, at_row, stored, real, used, part_rows, HEAD_DIM, BLOCK_M, BLOCK_D
+        _add_up_parts(
+            out_ptr, partials_ptr, tops_ptr, sums_ptr, at_row, real, used, part_rows, HEAD_DIM, BLOCK_M, BLOCK_D
         )
-        tl.store(out_ptr + at, values.to(out_ptr.dtype.element_ty), mask=stored)
 
 
 @dataclass(frozen=True)

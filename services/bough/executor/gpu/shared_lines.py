@@ -16,8 +16,8 @@ from bough.kernels.gpu.attention_shared import SharedPrefixes, block_lines_of, s
 MOST_BLOCKS = 64
 LEAST_PAGES = 8
 """Of a prefix that is worth a block."""
-LEAST_SAVED_BYTES = 16 << 20
-"""A layer must read so much less that it makes up for a launch more, 4 us of an H200's memory."""
+LEAST_SAVED_BYTES = 64 << 20
+"""A layer must read so much less that it makes up for a launch more; lines that read the same find much of it in L2."""
 _MOST_DEPTH = 8
 """Prefixes of prefixes that are looked at; requests that fork at each token are no reason to search for long."""
 
