@@ -7,7 +7,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from bough.rpc.v1 import executor_pb2 as pb
 from bough.rpc.v1 import executor_pb2_grpc
 
 _START_TIMEOUT_S = 300.0
+_MESSAGE_TOKENS = 8192
 
 
 class ExecutorFailed(Exception):
@@ -147,7 +148,8 @@ class ExecutorDriver:
         remaining, produced, number = len(waiting), 0, itertools.count(2)
         steps_us: list[int] = []
         began = time.perf_counter()
-        await call.write(pb.RunRequest(seq=next(number), admits=[waiting.pop() for _ in range(free)]))
+        for admits in _pieces([waiting.pop() for _ in range(free)]):
+            await call.write(pb.RunRequest(seq=next(number), admits=admits))
         while remaining:
             message = await call.read()
             if not isinstance(message, pb.RunResponse) or message.errors:
@@ -178,3 +180,20 @@ class ExecutorDriver:
         admit.sampling.top_p = 1.0
         admit.sampling.repetition_penalty = 1.0
         return admit
+
+
+def _pieces(admits: list[pb.Admit]) -> Iterator[list[pb.Admit]]:
+    """Requests for messages of about as many tokens as a step has, as a scheduler hands them out.
+
+    The executor computes the first of them while it reads the others.
+    """
+    piece: list[pb.Admit] = []
+    num_tokens = 0
+    for admit in admits:
+        piece.append(admit)
+        num_tokens += len(admit.prompt)
+        if num_tokens >= _MESSAGE_TOKENS:
+            yield piece
+            piece, num_tokens = [], 0
+    if piece:
+        yield piece
