@@ -15,8 +15,6 @@ class Norm:
     weight: Tensor
     """[D]"""
     eps: float
-    unit: bool = False
-    """Whether all weights are one, as those of the layer behind it hold them (`Kernels.folds_norms`)."""
 
 
 class Linear(Protocol):
@@ -43,9 +41,6 @@ class Kernels(Protocol):
     """One implementation of the operations; results are new tensors unless said otherwise."""
 
     name: str
-    folds_norms: bool
-    """Whether a norm's weights should be multiplied into those of the linear layer behind it when a model is built: a
-    product can then do the rest of the norm itself, which is one factor a row."""
 
     def embed(self, table: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
         """Rows of `table` [vocab, D] for tokens [T] int64, written to `out` [T, D] if given."""

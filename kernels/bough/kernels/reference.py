@@ -38,7 +38,6 @@ class TorchKernels:
     """All operations in plain torch; see `Kernels` for what each computes."""
 
     name = "torch"
-    folds_norms = False
 
     def embed(self, table: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
         """Look tokens up."""

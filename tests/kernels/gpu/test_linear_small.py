@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bough.kernels.gpu import linear_dot
 from bough.kernels.gpu.linear_config import MAX_ROWS, bucket, candidates, choose_config
 from bough.kernels.gpu.linear_dot import DotConfig, Workspace
 from bough.kernels.gpu.linear_gemv import GemvConfig
-from bough.kernels.gpu.linear_operands import Operands
 from bough.kernels.gpu.linear_small import SmallLinear, fits, small_linear
 from bough.kernels.gpu.norm import rms_norm
 from bough.kernels.interface import Norm
@@ -77,28 +75,6 @@ def test_a_norm_within_is_the_norm_before_bit_for_bit(device: torch.device, work
         fused = small_linear(x, weight, norm=norm, out_dtype=torch.float32, workspace=workspace, config=config)
         apart = small_linear(normed, weight, out_dtype=torch.float32, workspace=workspace, config=config)
         assert torch.equal(fused, apart)
-
-
-@pytest.mark.parametrize("rows", [5, 16, 33, 64])
-def test_a_norm_without_weights_within_equals_float64(device: torch.device, workspace: Workspace, rows: int) -> None:
-    x, weight = random(rows, 200, device=device, seed=4) * 3, weight_like(70, 200, device)
-    norm = Norm(torch.ones(200, device=device, dtype=HALF), EPS, unit=True)
-    normed = x.double() / (x.double().square().mean(-1, keepdim=True) + EPS).sqrt()
-    expected = F.linear(normed, weight.double())
-    for config in configs_for(rows):
-        found = small_linear(x, weight, norm=norm, out_dtype=torch.float32, workspace=workspace, config=config)
-        # in parts it is normed before, and rounded
-        tolerance = EPSILON if config == DOT_SPLIT else 1e-5
-        torch.testing.assert_close(found.double(), expected, rtol=4 * tolerance, atol=4 * tolerance)
-
-
-def test_a_norm_cannot_be_part_of_a_product_in_parts(device: torch.device, workspace: Workspace) -> None:
-    x, weight = random(8, 256, device=device, seed=4), weight_like(64, 256, device)
-    operands = Operands(
-        x=x, weight=weight, bias=None, norm=x[0], eps=EPS, gated=False, add=False, out=x.new_empty(8, 64)
-    )
-    with pytest.raises(ValueError, match="a product with a norm cannot be split"):
-        linear_dot.launch(operands, DOT_SPLIT, workspace, pdl=False)
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -141,7 +141,6 @@ class NativeKernels:
     """See `Kernels`."""
 
     name = "native"
-    folds_norms = False
 
     def __init__(self, runner: OpRunner) -> None:
         self.runner = runner

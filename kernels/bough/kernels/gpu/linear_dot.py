@@ -5,9 +5,7 @@ rows of x its narrow one, so nothing is padded beyond 16 rows. Where N alone giv
 them: each writes its part to a workspace, and the last to arrive at a tile adds the parts in their order (the ordered
 counterpart of the fix-up of Stream-K, Osama et al. 2023), so that a result depends on nothing but its operands.
 
-A norm whose weights are in those of the layer (`Norm.unit`) is one factor a row, by which the sums are multiplied at
-the end. The squares it needs are the diagonal of x times its own transpose, one product more of what lies in shared
-memory anyway.
+A norm is not part of it: each of some hundred programs would do it again, which cost more than it saved.
 
 With programmatic dependent launch a program asks for its weights in L2 before it waits for the kernel
 that writes `x`; all that another kernel may still use (x, the residual, the workspace) is touched after the wait only.
@@ -119,7 +117,6 @@ def _dot_kernel(
     partials_ptr,
     arrived_ptr,
     rows,
-    eps,
     OUT: tl.constexpr,
     K: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -130,7 +127,6 @@ def _dot_kernel(
     BIAS: tl.constexpr,
     GATED: tl.constexpr,
     ADD: tl.constexpr,
-    NORM: tl.constexpr,
     PREFETCH_LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -149,7 +145,6 @@ def _dot_kernel(
     if 2 * OUT * K >= 2**31:
         weight_row = weight_row.to(tl.int64)
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    squares = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
     for start in tl.range(0, COLUMNS, BLOCK_K, num_stages=STAGES):
         column = split * COLUMNS + start + tl.arange(0, BLOCK_K)
         weight_mask, x_mask = exist[:, None], row_kept[:, None]
@@ -159,12 +154,7 @@ def _dot_kernel(
         weights = tl.load(weight_ptr + (weight_row[:, None] * K + column[None, :]), mask=weight_mask, other=0.0)
         x = tl.load(x_ptr + (row[:, None] * K + column[None, :]), mask=x_mask, other=0.0)
         sums = tl.dot(weights, tl.trans(x), sums)
-        if NORM:
-            squares = tl.dot(x, tl.trans(x), squares)
     total = tl.trans(sums)
-    if NORM:
-        diagonal = tl.where(row[:, None] == row[None, :], squares, 0.0)
-        total *= tl.rsqrt(tl.sum(diagonal, axis=1) * (1.0 / K) + eps)[:, None]
 
     if SPLITS == 1:
         _finish(total, bias_ptr, out_ptr, tile, row, rows, dtype, OUT, BLOCK_M, BLOCK_N, BIAS, GATED, ADD)
@@ -185,14 +175,11 @@ def _dot_kernel(
 
 
 def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *, pdl: bool) -> None:
-    """Compute the product of checked operands of at most `MAX_ROWS` rows; see `linear_small`.
-
-    A norm must be one whose weights are all one, and K whole.
+    """Compute the product of checked operands of at most `MAX_ROWS` rows, without a norm; see `linear_small`.
 
     Raises:
-        ValueError: K is split, and there is a norm, or no workspace, or it is too small.
+        ValueError: K is split, and there is no workspace or it is too small.
     """
-    require(operands.norm is None or config.splits == 1, "a product with a norm cannot be split")
     (rows, columns), weight = operands.x.shape, operands.weight
     block_m = max(16, triton.next_power_of_2(rows))
     tiles = triton.cdiv(weight.shape[0], config.block_n)
@@ -212,7 +199,6 @@ def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *
         partials,
         arrived,
         rows,
-        operands.eps,
         OUT=operands.out.shape[1],
         K=columns,
         BLOCK_M=block_m,
@@ -223,7 +209,6 @@ def launch(operands: Operands, config: DotConfig, workspace: Workspace | None, *
         BIAS=operands.bias is not None,
         GATED=operands.gated,
         ADD=operands.add,
-        NORM=operands.norm is not None,
         PREFETCH_LINES=min(_PREFETCH_LINES, triton.next_power_of_2(triton.cdiv(of_split, _LINE))),
         PDL=pdl,
         num_warps=config.num_warps,

@@ -1,7 +1,6 @@
 """Linear layers of 1 to 64 rows at the speed of memory, with bias, activation and residual in the same launch.
 
-Up to four rows are normed in it too, and more rows if the norm has no weights of its own (`Norm.unit`) and K is not
-split; otherwise they are normed before, in a launch of their own.
+Up to four rows are normed in it too; more rows are normed before, in a launch of their own.
 
 Every output is summed in an order that depends on the configuration alone: calls repeat bit for bit, and a row's
 result does not depend on the rows beside it within a bucket of `linear_config.bucket`.
@@ -42,8 +41,7 @@ def small_linear(
 ) -> Tensor:
     """`norm(x) @ weight.T + bias`, then `silu(gate) * up` if gated, or added into the residual.
 
-    The norm rounds as `bough.kernels.gpu.norm.rms_norm` does, to the same bits; but one without weights of more than
-    four rows does not round, and is a factor of the sums. Sums are float32. A product is rounded
+    The norm rounds as `bough.kernels.gpu.norm.rms_norm` does, to the same bits. Sums are float32. A product is rounded
     to the dtype of `x` before an activation or a residual sum, as separate operations would do.
 
     Args:
@@ -73,7 +71,7 @@ def small_linear(
         shape = (rows, num_outputs // 2 if gated else num_outputs)
         out = torch.empty(shape, dtype=out_dtype or x.dtype, device=x.device)
     config = config or choose_config(rows, num_outputs, x.shape[1], gated)
-    if norm is not None and isinstance(config, DotConfig) and not (norm.unit and config.splits == 1):
+    if norm is not None and isinstance(config, DotConfig):
         x, norm = rms_norm(x, norm.weight, norm.eps, pdl=pdl), None
     operands = Operands(
         x=x,

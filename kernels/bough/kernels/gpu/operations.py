@@ -98,7 +98,6 @@ class GpuKernels:
     """
 
     name = "gpu"
-    folds_norms = True
 
     def __init__(self, device: torch.device, *, pdl: bool) -> None:
         self._workspace = Workspace(device)

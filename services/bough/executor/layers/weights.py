@@ -51,7 +51,6 @@ class BuildContext:
             norm: of their input.
         """
         weights = [self._weight(name, in_features, size) for name, size in parts]
-        norm = self._folded(norm, weights)
         biases = [self._bias(name, size, bias) for name, size in parts]
         joint_bias = torch.cat([b for b in biases if b is not None]) if bias else None
         return self.kernels.linear(weights[0] if len(weights) == 1 else torch.cat(weights), joint_bias, norm)
@@ -61,23 +60,13 @@ class BuildContext:
     ) -> Linear:
         """`silu(gate(x)) * up(x)` of two layers of the checkpoint, x being the normed input."""
         gate, up = names
-        gate_weight, up_weight = (self._weight(name, in_features, out_features) for name in names)
-        norm = self._folded(norm, [gate_weight, up_weight])
         return self.kernels.gated_linear(
-            gate_weight,
-            up_weight,
+            self._weight(gate, in_features, out_features),
+            self._weight(up, in_features, out_features),
             self._bias(gate, out_features, bias),
             self._bias(up, out_features, bias),
             norm,
         )
-
-    def _folded(self, norm: Norm | None, weights: list[Tensor]) -> Norm | None:
-        """The norm of what is multiplied with weights [out, in], and its own weights in theirs if it is worth it."""
-        if norm is None or not self.kernels.folds_norms:
-            return norm
-        for weight in weights:
-            weight *= norm.weight
-        return Norm(torch.ones_like(norm.weight), norm.eps, unit=True)
 
     def _weight(self, name: str, in_features: int, out_features: int) -> Tensor:
         return self.weights.take(f"{name}.weight", (out_features, in_features))
