@@ -318,8 +318,8 @@ def test_parts_are_as_many_as_make_a_launch_shortest(
 
 def test_a_launch_has_at_most_as_many_parts_as_its_workspace_holds() -> None:
     narrow, wide = PrefillConfig(64, 64, 4, 3), PrefillConfig(128, 128, 8, 3)
-    assert choose_prefill_splits(256, 8, 2, narrow, 132) == PrefillSplits(most=16, wave=264)
-    assert choose_prefill_splits(512, 8, 4, narrow, 132) == PrefillSplits(most=4, wave=264)
+    assert choose_prefill_splits(256, 8, 2, narrow, 132) == PrefillSplits(most=8, wave=132)
+    assert choose_prefill_splits(512, 8, 4, narrow, 132) == PrefillSplits(most=2, wave=132)
     assert choose_prefill_splits(640, 8, 4, wide, 132) == PrefillSplits(most=3, wave=132)
     assert choose_prefill_splits(8192, 8, 4, wide, 132).most == 1
     with pytest.raises(ValueError, match="num_tokens must be positive"):
