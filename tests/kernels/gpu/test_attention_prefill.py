@@ -293,19 +293,18 @@ def _write_parts(out_ptr, programs, most, wave, keys):  # type: ignore[no-untype
     [
         # what is short is not worth adding up
         (8, 16, 264, 8, 1),
-        (8, 16, 264, 12, 3),
+        (112, 8, 264, 8, 1),
+        (8, 16, 264, 16, 4),
         # and what is long not worth as many parts as fill the GPU
-        (8, 16, 264, 128, 10),
-        (8, 7, 264, 128, 7),
+        (16, 16, 264, 128, 8),
+        (32, 16, 264, 128, 8),
+        (32, 5, 264, 128, 4),
         # a second wave is not worth it
         (64, 16, 264, 128, 4),
         (128, 8, 264, 128, 2),
         (256, 4, 264, 128, 1),
-        (256, 2, 132, 128, 1),
         # but where one is needed anyway it may be filled
-        (96, 11, 264, 1024, 11),
-        (96, 4, 264, 1024, 2),
-        (160, 3, 132, 1024, 3),
+        (160, 4, 264, 1024, 3),
     ],
 )
 def test_parts_are_as_many_as_make_a_launch_shortest(
@@ -318,8 +317,8 @@ def test_parts_are_as_many_as_make_a_launch_shortest(
 
 def test_a_launch_has_at_most_as_many_parts_as_its_workspace_holds() -> None:
     narrow, wide = PrefillConfig(64, 64, 4, 3), PrefillConfig(128, 128, 8, 3)
-    assert choose_prefill_splits(256, 8, 2, narrow, 132) == PrefillSplits(most=8, wave=132)
-    assert choose_prefill_splits(512, 8, 4, narrow, 132) == PrefillSplits(most=2, wave=132)
+    assert choose_prefill_splits(256, 8, 2, narrow, 132) == PrefillSplits(most=16, wave=264)
+    assert choose_prefill_splits(512, 8, 4, narrow, 132) == PrefillSplits(most=4, wave=264)
     assert choose_prefill_splits(640, 8, 4, wide, 132) == PrefillSplits(most=3, wave=132)
     assert choose_prefill_splits(8192, 8, 4, wide, 132).most == 1
     with pytest.raises(ValueError, match="num_tokens must be positive"):

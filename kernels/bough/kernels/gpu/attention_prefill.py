@@ -232,7 +232,6 @@ def _prefill_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr,
     MIN_SPLIT_BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    kv_head = tl.program_id(1)
     if PDL:
         # Every program waits, also one without work: a launch that ended before the one it follows would let the next
         # one through too early.
@@ -241,7 +240,10 @@ def _prefill_kernel(
     num_items = tl.load(plan_ptr)
     num_splits = tl.load(plan_ptr + 1)
     num_blocks = tl.load(plan_ptr + 2)
-    for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
+    # Programs without work are the last ones: among the others they would send two with work to one multiprocessor.
+    for number in range(tl.program_id(0), num_items * KV_HEADS, tl.num_programs(0)):
+        kv_head = number % KV_HEADS
+        item = number // KV_HEADS
         # Late blocks have the longest contexts; they go first, so that short ones fill the gaps at the end.
         block = num_blocks - 1 - item // num_splits
         block_ptr = plan_ptr + (1 + block) * WORDS
@@ -332,7 +334,7 @@ def _launch(
     else:
         programs *= splits.most
     scratch = workspace.tensors if workspace is not None and is_cut else (None,) * 4
-    _prefill_kernel[(programs, shape.num_kv_heads)](
+    _prefill_kernel[(programs * shape.num_kv_heads,)](
         *tensors,
         plan.words,
         *scratch,

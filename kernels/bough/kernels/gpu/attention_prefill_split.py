@@ -19,6 +19,8 @@ from bough.kernels.gpu.attention_checks import AttentionShape, require
 MAX_SPLITS = 16
 # Below this many programs narrow tiles are faster: they spread the work, and lose less where contexts are short.
 _FEW_PROGRAMS = 4 * 132
+# Programs of tiles up to this many rows share a multiprocessor, two by two.
+_NARROW_ROWS = 64
 # Contexts are cut where all their parts run in at most so many waves; it bounds the workspace.
 _MOST_WAVES = 4
 # Parts that are on their way at once where they are added up.
@@ -157,8 +159,13 @@ def choose_prefill_splits(
     """
     require(num_tokens > 0, f"num_tokens must be positive, not {num_tokens}")
     programs = -(-num_tokens // (config.block_m // group)) * num_kv_heads
-    # Two programs of narrow tiles fit on a multiprocessor, but then each takes nearly twice as long.
-    return PrefillSplits(min(max(_MOST_WAVES * num_sms // programs, 1), MAX_SPLITS), num_sms)
+    wave = _wave(config, num_sms)
+    return PrefillSplits(min(max(_MOST_WAVES * wave // programs, 1), MAX_SPLITS), wave)
+
+
+def _wave(config: PrefillConfig, num_sms: int) -> int:
+    """Programs that run at once."""
+    return num_sms * (2 if config.block_m <= _NARROW_ROWS else 1)
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,8 @@ def prefill_workspace(
     of 128.
     """
     configs = (prefill_config(shape.head_dim, dtype), prefill_config(shape.head_dim, dtype, few=True))
-    programs = _MOST_WAVES * num_sms
-    rows = programs * max(config.block_m for config in configs)
+    rows = max(_MOST_WAVES * _wave(config, num_sms) * config.block_m for config in configs)
+    programs = max(_MOST_WAVES * _wave(config, num_sms) for config in configs)
     counters = programs + max_lines * shape.num_kv_heads
     return PrefillWorkspace(
         partials=torch.empty(rows * shape.head_dim, dtype=torch.float32, device=device),
