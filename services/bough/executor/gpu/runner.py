@@ -45,6 +45,7 @@ _LOAD_SHARE = 0.6
 _SPARE_BYTES = 1 << 30
 """Left for what the profile run does not see: graphs, cuBLAS workspaces, fragments."""
 _MAX_HEAD_DIM = 256
+_LEAST_SHARED_LINES = 16
 _READ_BYTES = 1 << 30
 
 
@@ -158,9 +159,13 @@ class GpuRunner(LoadedModel):
         except Exception as error:
             raise _device_failed(error) from failure
 
-    def decode_splits(self, num_lines: int) -> DecodeSplits:
-        """How decode attention cuts the contexts of so many lines."""
-        return choose_splits(max(num_lines, 1), self.model_config.num_kv_heads, self.num_sms)
+    def decode_splits(self, num_lines: int, *, shared: bool = False) -> DecodeSplits:
+        """How decode attention cuts the contexts of so many lines, or what follows prefixes that they share.
+
+        The latter is short as a rule, and each way to cut is a kernel more to compile.
+        """
+        least = _LEAST_SHARED_LINES if shared else 1
+        return choose_splits(max(num_lines, least), self.model_config.num_kv_heads, self.num_sms)
 
     def context_seconds(self) -> float:
         """Seconds in which a token of a context is read in all layers, at the rate of one large read; waits for it."""

@@ -222,7 +222,7 @@ class GpuSteps:
             step,
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
-            splits=self._runner.decode_splits(num_decode_lines),
+            splits=self._runner.decode_splits(num_decode_lines, shared=shared),
             chunks=self._runner.chunk_blocks(step) if has_chunks else None,
             shared=self._rows.prefixes if shared else None,
             planned=planned,
