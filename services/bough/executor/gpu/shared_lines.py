@@ -62,10 +62,11 @@ class _Search:
         lines = lines[self.num_full[lines] > column]
         pages = self.page_table[self.rows[lines], column]
         order = np.argsort(pages, kind="stable")
+        bounds = np.concatenate(([0], np.flatnonzero(np.diff(pages[order])) + 1, [len(order)]))
+        many = np.flatnonzero(np.diff(bounds) > 1)
         found: list[PrefixGroup] = []
-        for alike in np.split(order, np.flatnonzero(np.diff(pages[order])) + 1):
-            if len(alike) > 1:
-                found += self._best(lines[alike], column, depth)
+        for start, end in zip(bounds[many].tolist(), bounds[many + 1].tolist(), strict=True):
+            found += self._best(lines[order[start:end]], column, depth)
         return found
 
     def _best(self, lines: Indices, column: int, depth: int) -> list[PrefixGroup]:
