@@ -22,8 +22,6 @@ class GpuBatch(ForwardBatch):
     """[B] int32: row of the page table of each line."""
     decode_lens: Tensor
     """[B] int32: context of lines with one token, which come first; 0 for chunks and padding."""
-    chunk_lens: Tensor
-    """[B] int32: context of chunks; 0 for decodes and padding."""
     splits: DecodeSplits
     """How decode attention cuts contexts."""
     chunks: PrefillPlan | None = None
@@ -67,7 +65,6 @@ class GpuBatch(ForwardBatch):
             logit_rows=step.logit_rows,
             rows=step.rows,
             decode_lens=step.decode_lens,
-            chunk_lens=step.chunk_lens,
             splits=splits,
             chunks=chunks,
             shared=shared,
