@@ -66,6 +66,16 @@ def test_a_step_with_decodes_does_not_outgrow_what_was_measured_not_even_for_the
     assert left.fitting(100_000, 0) == left.fitting(512 - 64 + 1, 0) == 512 - 64
 
 
+def test_what_is_held_back_for_the_first_prompt_fits_into_the_step() -> None:
+    # the budget allows far more than the step holds
+    limits = ComposerLimits(max_rows=64, token_budget=200, max_context=8192, mixed_budget=FixedBudget(100_000))
+    left = ChunkBudget.of_step(limits, np.zeros(8, np.int64), 2)
+    left.hold_back(True)
+    assert chunks(left, sequence(4000)) == [96]
+    left.give_back()
+    assert chunks(left, sequence(4000)) == [96]
+
+
 def test_prompts_move_on_where_decodes_alone_fill_what_was_measured() -> None:
     timed = TimedBudget(decode={64: 1.0}, layers={64: 0.5}, sample={64: 0.1}, context_s=0.0)
     limits = ComposerLimits(max_rows=64, token_budget=8192, max_context=8192, mixed_budget=timed)

@@ -50,7 +50,7 @@ def test_requests_that_share_prefixes_have_the_tokens_of_the_cpu(
     assert any(calls["decode"]) and any(calls["forward_mixed"])
 
 
-def test_requests_that_share_nothing_are_not_searched_for_long(tmp_path: Path, calls: dict[str, list[bool]]) -> None:
+def test_requests_that_share_nothing_decode_as_before(tmp_path: Path, calls: dict[str, list[bool]]) -> None:
     model_dir = write_checkpoint("qwen3", tmp_path / "model")
     engine = make_gpu_engine(model_dir)
     calls.clear()

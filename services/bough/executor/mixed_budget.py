@@ -30,7 +30,7 @@ class MixedBudget(Protocol):
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a step with decodes and chunks at most, whatever they cost."""
+        """Tokens that a step with decodes and chunks should not outgrow, whatever they cost."""
         ...
 
     def tokens(self, num_decodes: int, context_tokens: int, shares: float) -> float:

@@ -163,5 +163,28 @@ def test_the_same_rows_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -
     assert lines.update(arena, rows)
 
 
+def test_other_rows_are_searched_anew_also_after_a_search_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = filled_table(4, 4096)
+    table.page_table[2:, 0] += 500_000
+    lines = SharedLines(table, SHAPE, torch.bfloat16, num_sms=4)
+    arena = Arena(lines.sections, torch.device("cpu"))
+    assert lines.update(arena, np.array([0, 1], np.int64))
+    apart = np.array([1, 2], np.int64)
+    with monkeypatch.context() as patched:
+        patched.setattr(shared_lines, "find_groups", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            lines.update(arena, apart)
+    assert not lines.update(arena, apart)
+    assert lines.update(arena, np.array([2, 3], np.int64))
+
+
+def test_the_newest_token_is_never_part_of_a_prefix_also_where_it_begins_a_page() -> None:
+    table = filled_table(2, 5000)
+    for position, tokens in ((16 * 4500 + 15, 16 * 4500), (16 * 4500, 16 * 4500), (16 * 4500 - 1, 16 * 4499)):
+        table.position[:] = position
+        worth, arena = staged(table, [0, 1])
+        assert worth and arena.mirror("shared_tokens")[0] == tokens
+
+
 def test_a_group_saves_what_all_but_one_of_its_lines_do_not_read() -> None:
     assert PrefixGroup(np.arange(5), 10).saved_pages == 40

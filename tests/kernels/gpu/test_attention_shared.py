@@ -138,6 +138,17 @@ def test_a_prefix_may_reach_up_to_the_newest_token(device: torch.device) -> None
     assert_close(attend(case, prefixes_of(case, [group]), num_splits=3), case.expected())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_long_prefix_has_more_parts_than_are_read_at_once(device: torch.device, dtype: torch.dtype) -> None:
+    group = Group([0, 1, 2], 20)
+    case = make_case(decodes(330, 340, 321), device, head_dim=128, heads=(8, 2), dtype=dtype)
+    # what a part sees differs by much, so that sums are scaled again and again
+    case.keys *= torch.linspace(0.2, 4.0, len(case.keys), device=device).view(-1, 1, 1, 1).to(dtype)
+    share(case, [group])
+    config = SharedConfig(16, 4, 2, min_part_tokens=16)
+    assert_close(attend(case, prefixes_of(case, [group], num_sms=64, config=config)), case.expected())
+
+
 def test_padding_lines_are_left_alone_and_no_block_is_no_work(device: torch.device) -> None:
     case = make_case(decodes(40, 0, 70), device)
     out = attend(case, prefixes_of(case, []))

@@ -9,6 +9,8 @@ A line whose context is cut into several parts leaves partial sums in a workspac
 counter, adds them up. So there is one launch, and what a launch does follows from device memory alone: a CUDA graph
 that holds it can be replayed with other contexts.
 
+Prefixes that lines share are a launch before this one (`attention_shared`), whose sums each line goes on with.
+
 The step that makes a token's key and value can be part of it: the program of the context's last part norms, rotates and
 writes them, and takes the token into its sums from registers. Nobody else reads them in that launch.
 """

@@ -60,9 +60,9 @@ class SharedPrefixes:
     places: Tensor
     """[B] int32: index of each line in `lines`, flattened, or -1."""
     partials: Tensor
-    """[parts, kv_heads, block_lines * group, D] float32: sums of values, not yet divided."""
+    """[parts, kv_heads, block_lines * (group, as a power of two), D] float32: sums of values, not yet divided."""
     stats: Tensor
-    """[parts, kv_heads, 2, block_lines * group] float32: highest scores, sums of weights."""
+    """[parts, kv_heads, 2, like partials] float32: highest scores, sums of weights."""
     wave: int
     """Programs that a launch has."""
     config: SharedConfig

@@ -38,7 +38,8 @@ class GpuAttention:
     def attend(self, qkv: Tensor, spec: AttentionSpec, cache: LayerCache, batch: ForwardBatch) -> Tensor:
         """See `AttentionBackend`; a step of few decodes alone in one launch."""
         assert isinstance(batch, GpuBatch)
-        if batch.chunks is None and batch.shared is None and qkv.shape[0] <= _PROJECTED_LINES:
+        alone = batch.shared is None or spec.window is not None
+        if batch.chunks is None and alone and qkv.shape[0] <= _PROJECTED_LINES:
             return self._attend_projected(qkv, spec, cache, batch)
         return self._attend(self._store(qkv, spec, cache, batch), spec, cache, batch)
 

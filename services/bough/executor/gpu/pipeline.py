@@ -105,7 +105,8 @@ class GpuPipeline:
                 device=runner.device,
             )
             self._ring = ResultRing(table.max_rows, runner.device)
-            self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows)
+            self._shares = any(window is None for window in runner.model_config.windows)
+            self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows, shares=self._shares)
             self._steps.capture(progress)
             measured = self._steps.measure(runner.context_seconds())
         self.mixed_budget: MixedBudget | None = FixedBudget(DEFAULT_MIXED_TOKENS) if measured is None else measured
@@ -152,7 +153,7 @@ class GpuPipeline:
                 line for line, entry in enumerate(running) if entry.matcher is not None and line not in failed
             ]
             variant = self._features.variant
-            shared = self._rows.set_shared(plan.decode_rows)
+            shared = self._shares and self._rows.set_shared(plan.decode_rows)
             if plan.chunks:
                 num_samples = self._begin_mixed(plan)
             else:

@@ -164,8 +164,7 @@ class GpuRunner(LoadedModel):
 
         The latter is short as a rule, and each way to cut is a kernel more to compile.
         """
-        least = _LEAST_SHARED_LINES if shared else 1
-        return choose_splits(max(num_lines, least), self.model_config.num_kv_heads, self.num_sms)
+        return _decode_splits(num_lines, shared, self.model_config.num_kv_heads, self.num_sms)
 
     def context_seconds(self) -> float:
         """Seconds in which a token of a context is read in all layers, at the rate of one large read; waits for it."""
@@ -290,10 +289,8 @@ def _load_model(
         )
     num_kv_heads, max_rows = model_config.num_kv_heads, config.max_rows
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-    most = max(lines * choose_splits(lines, num_kv_heads, num_sms).num_splits for lines in range(1, max_rows + 1))
-    workspace = decode_workspace(
-        max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, max(2, -(-most // max_rows)), device
-    )
+    parts = decode_parts(max_rows, num_kv_heads, num_sms)
+    workspace = decode_workspace(max_rows, model_config.num_heads, num_kv_heads, model_config.head_dim, parts, device)
     prefill = prefill_workspace(_attention_shape(model_config), max_rows, dtype, num_sms, device)
     pdl = torch.cuda.get_device_capability(device) >= (9, 0)
     with source as weights:
@@ -305,6 +302,20 @@ def _load_model(
             device=device,
         )
         return build_model(model_config, build)
+
+
+def _decode_splits(num_lines: int, shared: bool, num_kv_heads: int, num_sms: int) -> DecodeSplits:
+    return choose_splits(max(num_lines, _LEAST_SHARED_LINES if shared else 1), num_kv_heads, num_sms)
+
+
+def decode_parts(max_rows: int, num_kv_heads: int, num_sms: int) -> int:
+    """Parts a line that a workspace for so many lines must have room for, so that it serves every number of them."""
+    most = max(
+        lines * _decode_splits(lines, shared, num_kv_heads, num_sms).num_splits
+        for lines in range(1, max_rows + 1)
+        for shared in (False, True)
+    )
+    return max(2, -(-most // max_rows))
 
 
 def _attention_shape(config: ModelConfig) -> AttentionShape:

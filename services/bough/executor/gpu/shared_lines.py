@@ -18,7 +18,7 @@ LEAST_PAGES = 8
 """Of a prefix that is worth a block."""
 LEAST_SAVED_BYTES = 64 << 20
 """A layer must read so much less that it makes up for a launch more; lines that read the same find much of it in L2."""
-_MOST_DEPTH = 8
+_MOST_LEVELS = 4
 """Prefixes of prefixes that are looked at; requests that fork at each token are no reason to search for long."""
 
 Pages = npt.NDArray[np.int32]
@@ -38,17 +38,60 @@ class PrefixGroup:
         return (len(self.lines) - 1) * self.num_pages
 
 
-def find_groups(page_table: Pages, rows: Indices, num_full: Indices) -> list[PrefixGroup]:
+def find_groups(page_table: Pages, rows: Indices, num_full: Indices, least_saved: int = 1) -> list[PrefixGroup]:
     """Disjoint groups of lines that save most, each with all the full pages that its lines share.
 
-    A prefix that many lines share competes with longer ones that some of them share.
+    A prefix that many lines share competes with longer ones that some of them share. All groups of a level are looked
+    at together: it is called between two steps, and a step of hundreds of lines takes but a few milliseconds.
 
     Args:
         page_table: [R, P]; full pages that are equal come after equal ones.
         rows: [B] row of each line.
         num_full: [B] full pages of each line.
+        least_saved: pages that all groups together must be able to save for a search to be worth it.
     """
-    return _Search(page_table, rows, num_full).below(np.arange(len(rows)), 0, 0)
+    search = _Search(page_table, rows, num_full)
+    level = search.split(np.arange(len(rows)), np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64))
+    # No group can save more than all full pages of all its lines but one.
+    if level.sizes.sum() == 0 or search.most_saved(level) < least_saved:
+        return []
+    levels = [level]
+    for _ in range(_MOST_LEVELS - 1):
+        levels.append(search.below(levels[-1]))
+    best: list[list[PrefixGroup]] = []
+    for upper in reversed(levels):
+        best = upper.best(best)
+    return [group for groups in best for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Groups of two lines and more at one depth, behind one another."""
+
+    lines: Indices
+    """Of all groups."""
+    sizes: Indices
+    """[G] lines of each."""
+    num_pages: Indices
+    """[G] that its lines share."""
+    parents: Indices
+    """[G] group of the level above that each is part of."""
+
+    @property
+    def starts(self) -> Indices:
+        """[G] where each begins in `lines`."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    def best(self, below: list[list[PrefixGroup]]) -> list[list[PrefixGroup]]:
+        """What saves most among each group and the best of those below it; by their parent."""
+        found: list[list[PrefixGroup]] = [[] for _ in range(int(self.parents.max()) + 1 if len(self.parents) else 0)]
+        numbers = zip(self.starts.tolist(), self.sizes.tolist(), self.num_pages.tolist(), strict=True)
+        for index, (start, size, num_pages) in enumerate(numbers):
+            parts = below[index] if index < len(below) else []
+            if num_pages >= LEAST_PAGES and (size - 1) * num_pages >= sum(part.saved_pages for part in parts):
+                parts = [PrefixGroup(self.lines[start : start + size], num_pages)]
+            found[self.parents[index]] += parts
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +100,44 @@ class _Search:
     rows: Indices
     num_full: Indices
 
-    def below(self, lines: Indices, column: int, depth: int) -> list[PrefixGroup]:
-        """The groups among lines whose pages before `column` are the same."""
-        lines = lines[self.num_full[lines] > column]
-        pages = self.page_table[self.rows[lines], column]
-        order = np.argsort(pages, kind="stable")
-        bounds = np.concatenate(([0], np.flatnonzero(np.diff(pages[order])) + 1, [len(order)]))
-        many = np.flatnonzero(np.diff(bounds) > 1)
-        found: list[PrefixGroup] = []
-        for start, end in zip(bounds[many].tolist(), bounds[many + 1].tolist(), strict=True):
-            found += self._best(lines[order[start:end]], column, depth)
-        return found
+    def split(self, lines: Indices, parents: Indices, columns: Indices) -> _Level:
+        """Groups of lines of the same parent that have the same page at their parent's column."""
+        has_page = self.num_full[lines] > columns
+        lines, parents, columns = lines[has_page], parents[has_page], columns[has_page]
+        pages = self.page_table[self.rows[lines], columns]
+        order = np.lexsort((pages, parents))
+        lines, parents, pages = lines[order], parents[order], pages[order]
+        is_new = (np.diff(pages) != 0) | (np.diff(parents) != 0)
+        bounds = np.concatenate(([0], np.flatnonzero(is_new) + 1, [len(lines)]))
+        sizes = np.diff(bounds)
+        kept = np.repeat(sizes > 1, sizes)
+        starts, sizes = bounds[:-1][sizes > 1], sizes[sizes > 1]
+        common = self._common_pages(lines[kept], np.repeat(lines[starts], sizes), columns[order][kept] + 1)
+        begin = np.cumsum(sizes) - sizes
+        num_pages = np.minimum.reduceat(common, begin) if len(begin) else sizes
+        return _Level(lines[kept], sizes, num_pages, parents[starts])
 
-    def _best(self, lines: Indices, column: int, depth: int) -> list[PrefixGroup]:
-        """The groups of lines whose pages up to `column` are the same: all of them in one, or those below."""
-        whole = PrefixGroup(lines, self._common_pages(lines, column + 1))
-        parts = self.below(lines, whole.num_pages, depth + 1) if depth < _MOST_DEPTH else []
-        if whole.num_pages >= LEAST_PAGES and whole.saved_pages >= sum(part.saved_pages for part in parts):
-            return [whole]
-        return parts
+    def below(self, level: _Level) -> _Level:
+        """The groups within each group of a level."""
+        parents = np.repeat(np.arange(len(level.sizes)), level.sizes)
+        return self.split(level.lines, parents, level.num_pages[parents])
 
-    def _common_pages(self, lines: Indices, known: int) -> int:
-        """Pages at the beginning of all lines that are the same; `known` of them are."""
-        low, high = known, int(self.num_full[lines].min())
-        rows, step = self.rows[lines], 8
-        while low < high:  # gallop, then halve: prefixes are short beside the longest context
-            at = min(low + step, high) - 1
-            if (self.page_table[rows, at] == self.page_table[rows[0], at]).all():
-                low = at + 1
-                step *= 2
-            else:
-                high = at
-                step = max((high - low) // 2, 1)
+    def most_saved(self, level: _Level) -> int:
+        """Pages that the groups of a level could save at most."""
+        most = np.maximum.reduceat(self.num_full[level.lines], level.starts)
+        return int(((level.sizes - 1) * most).sum())
+
+    def _common_pages(self, lines: Indices, others: Indices, known: Indices) -> Indices:
+        """Pages that each line has in common with another at the beginning, of which some are known; by halving."""
+        low, high = known, np.minimum(self.num_full[lines], self.num_full[others])
+        rows, other_rows = self.rows[lines], self.rows[others]
+        last = self.page_table.shape[1] - 1
+        while (low < high).any():
+            middle = (low + high) // 2
+            at = np.minimum(middle, last)
+            same = (self.page_table[rows, at] == self.page_table[other_rows, at]) & (low < high)
+            low = np.where(same, middle + 1, low)
+            high = np.where(same | (low >= high), high, middle)
         return low
 
 
@@ -108,7 +157,8 @@ class SharedLines:
         self._dtype = dtype
         self._num_sms = num_sms
         self._block_lines = block_lines_of(shape)
-        self._page_bytes = 2 * table.page_size * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+        page_bytes = 2 * table.page_size * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+        self._least_saved = -(-LEAST_SAVED_BYTES // page_bytes)
         self._decode_rows: Indices | None = None
         self._are_worth_it = False
 
@@ -136,18 +186,18 @@ class SharedLines:
         """
         if decode_rows is self._decode_rows:
             return self._are_worth_it
-        self._decode_rows = decode_rows
+        self._decode_rows, self._are_worth_it = None, False  # should the search fail, another one follows
         blocks = self._blocks(decode_rows) if len(decode_rows) > 1 else []
-        saved = sum(block.saved_pages for block in blocks) * self._page_bytes
-        self._are_worth_it = saved >= LEAST_SAVED_BYTES
-        if self._are_worth_it:
+        are_worth_it = sum(block.saved_pages for block in blocks) >= self._least_saved
+        if are_worth_it:
             self._stage(arena, blocks)
-        return self._are_worth_it
+        self._decode_rows, self._are_worth_it = decode_rows, are_worth_it
+        return are_worth_it
 
     def _blocks(self, decode_rows: Indices) -> list[PrefixGroup]:
         """Groups cut to what one program takes, those that save most."""
         num_full = self._table.position[decode_rows] // self._table.page_size
-        groups = find_groups(self._table.page_table, decode_rows, num_full)
+        groups = find_groups(self._table.page_table, decode_rows, num_full, self._least_saved)
         blocks = [
             PrefixGroup(lines, group.num_pages)
             for group in groups

@@ -59,9 +59,12 @@ class GpuSteps:
         rows: State of the rows.
         ring: Where results go.
         max_lines: Rows that may share a step.
+        shares: Whether any layer makes use of prefixes that decodes share.
     """
 
-    def __init__(self, runner: GpuRunner, rows: DeviceRows, ring: ResultRing, *, max_lines: int) -> None:
+    def __init__(
+        self, runner: GpuRunner, rows: DeviceRows, ring: ResultRing, *, max_lines: int, shares: bool = True
+    ) -> None:
         self._runner = runner
         self._rows = rows
         self._ring = ring
@@ -72,6 +75,7 @@ class GpuSteps:
             (max_tokens, runner.model_config.hidden_size), dtype=runner.layout.dtype, device=device
         )
         self._sampling = SamplingWorkspace(max_lines, runner.vocab_size, device, num_top=MAX_TOP_LOGPROBS)
+        self._shares = shares
         self._max_lines = max_lines
         self._max_tokens = max_tokens
         self._decode_sizes = _sizes(_DECODE_SIZES, max_lines)
@@ -148,7 +152,7 @@ class GpuSteps:
         """Compile and capture what most steps need; everything else when it comes for the second time."""
         plain = Variant()
         work: list[Callable[[], None]] = []
-        for shared in (False, True):
+        for shared in (False, True) if self._shares else (False,):
             work += [partial(self.decode, size, plain, shared=shared) for size in reversed(self._decode_sizes)]
             work += [partial(self.forward_mixed, size, shared=shared) for size in reversed(self._mixed_sizes)]
         work += [partial(self.sample, size, plain, of_chunks=True) for size in reversed(self._sample_sizes)]
