@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from unittest.mock import patch
 
 import numpy as np
@@ -15,9 +15,14 @@ import triton.runtime.interpreter as interpreter
 from torch import Tensor
 
 from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
+from bough.kernels.gpu.attention_decode import DecodeConfig, paged_decode_attention
+from bough.kernels.gpu.attention_decode_split import DecodeWorkspace, decode_workspace
 from bough.kernels.gpu.attention_prefill_plan import PrefillPlan, plan_prefill
 from bough.kernels.gpu.attention_prefill_split import UNCUT, PrefillConfig, PrefillSplits
 from bough.kernels.gpu.attention_reference import paged_attention_reference
+from bough.kernels.gpu.attention_shared import SharedPrefixes
+
+SENTINEL = 7.0
 
 
 @contextmanager
@@ -165,6 +170,53 @@ def plan_of(case: AttentionCase, *, splits: PrefillSplits = UNCUT, config: Prefi
         splits=splits,
         config=config,
     )
+
+
+def decodes(*contexts: int) -> list[tuple[int, int]]:
+    """Lines of one query token each."""
+    return [(1, context) for context in contexts]
+
+
+def room_for_decodes(case: AttentionCase, num_splits: int) -> DecodeWorkspace:
+    """A workspace for decode attention of the case's lines."""
+    num_lines, num_heads, head_dim = case.queries.shape
+    return decode_workspace(num_lines, num_heads, case.keys.shape[1], head_dim, num_splits, case.queries.device)
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Of `attend_decodes`."""
+
+    min_split_tokens: int
+    config: DecodeConfig | None
+    pdl: bool
+    shared: SharedPrefixes | None
+
+
+def attend_decodes(
+    case: AttentionCase,
+    *,
+    num_splits: int = 1,
+    workspace: DecodeWorkspace | None = None,
+    out: Tensor | None = None,
+    **options: Unpack[DecodeOptions],
+) -> Tensor:
+    """Decode attention of the case's lines; what it does not write is `SENTINEL`."""
+    options.setdefault("min_split_tokens", 16)
+    with mended_interpreter():
+        return paged_decode_attention(
+            case.queries,
+            case.keys,
+            case.values,
+            case.page_table,
+            case.rows,
+            case.context_lens,
+            scale=case.scale,
+            window=case.window,
+            out=torch.full_like(case.queries, SENTINEL) if out is None else out,
+            workspace=workspace or room_for_decodes(case, num_splits),
+            num_splits=num_splits,
+            **options,
+        )
 
 
 def captured(launch: Callable[[], object], device: torch.device) -> Callable[[], object]:

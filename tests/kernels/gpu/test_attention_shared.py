@@ -12,9 +12,16 @@ from bough.kernels.gpu.attention_checks import PAGE_SIZE, AttentionShape
 from bough.kernels.gpu.attention_decode import paged_decode_attention
 from bough.kernels.gpu.attention_decode_split import decode_workspace
 from bough.kernels.gpu.attention_shared import SharedConfig, SharedPrefixes, block_lines_of, shared_prefixes
-from tests.kernels.gpu.attention_cases import AttentionCase, assert_close, captured, make_case, mended_interpreter
+from tests.kernels.gpu.attention_cases import (
+    SENTINEL,
+    AttentionCase,
+    assert_close,
+    attend_decodes,
+    captured,
+    decodes,
+    make_case,
+)
 
-_SENTINEL = 7.0
 _MOST_BLOCKS = 6
 
 
@@ -70,31 +77,6 @@ def prefixes_of(
     return prefixes
 
 
-def attend(case: AttentionCase, prefixes: SharedPrefixes, *, num_splits: int = 1, out: Tensor | None = None) -> Tensor:
-    num_lines, num_heads, head_dim = case.queries.shape
-    workspace = decode_workspace(num_lines, num_heads, case.keys.shape[1], head_dim, num_splits, case.queries.device)
-    with mended_interpreter():
-        return paged_decode_attention(
-            case.queries,
-            case.keys,
-            case.values,
-            case.page_table,
-            case.rows,
-            case.context_lens,
-            scale=case.scale,
-            window=None,
-            out=torch.full_like(case.queries, _SENTINEL) if out is None else out,
-            workspace=workspace,
-            num_splits=num_splits,
-            min_split_tokens=16,
-            shared=prefixes,
-        )
-
-
-def decodes(*contexts: int) -> list[tuple[int, int]]:
-    return [(1, context) for context in contexts]
-
-
 GROUPS = [Group([1, 3, 4], 5), Group([0, 5], 2)]
 CONTEXTS = (40, 100, 70, 81, 300, 33)
 
@@ -105,7 +87,7 @@ def test_lines_that_share_prefixes_see_what_they_see_alone(device: torch.device,
     case = make_case(decodes(*CONTEXTS), device)
     share(case, GROUPS)
     prefixes = prefixes_of(case, GROUPS, num_sms=num_sms, config=SharedConfig(16, 4, 2, min_part_tokens=32))
-    assert_close(attend(case, prefixes, num_splits=num_splits), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes, num_splits=num_splits), case.expected())
 
 
 @pytest.mark.parametrize("group", [1, 3, 4, 16])
@@ -113,14 +95,14 @@ def test_lines_that_share_prefixes_see_what_they_see_alone(device: torch.device,
 def test_groups_of_heads_in_both_dtypes(device: torch.device, group: int, dtype: torch.dtype) -> None:
     case = make_case(decodes(*CONTEXTS), device, heads=(2 * group, 2), head_dim=64, dtype=dtype)
     share(case, GROUPS)
-    assert_close(attend(case, prefixes_of(case, GROUPS)), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes_of(case, GROUPS)), case.expected())
 
 
 @pytest.mark.parametrize("head_dim", [16, 80, 128, 256])
 def test_every_head_dimension(device: torch.device, head_dim: int) -> None:
     case = make_case(decodes(*CONTEXTS), device, head_dim=head_dim, dtype=torch.bfloat16)
     share(case, GROUPS)
-    assert_close(attend(case, prefixes_of(case, GROUPS)), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes_of(case, GROUPS)), case.expected())
 
 
 def test_a_group_of_more_lines_than_a_block_takes_several(device: torch.device) -> None:
@@ -128,14 +110,14 @@ def test_a_group_of_more_lines_than_a_block_takes_several(device: torch.device) 
     case = make_case(decodes(*range(50, 60)), device, heads=(32, 2))
     assert block_lines_of(shape_of(case)) == 4
     share(case, [group])
-    assert_close(attend(case, prefixes_of(case, [group])), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes_of(case, [group])), case.expected())
 
 
 def test_a_prefix_may_reach_up_to_the_newest_token(device: torch.device) -> None:
     group = Group([0, 1], 4)
     case = make_case(decodes(65, 66, 20), device)
     share(case, [group])
-    assert_close(attend(case, prefixes_of(case, [group]), num_splits=3), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes_of(case, [group]), num_splits=3), case.expected())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -146,13 +128,13 @@ def test_a_long_prefix_has_more_parts_than_are_read_at_once(device: torch.device
     case.keys *= torch.linspace(0.2, 4.0, len(case.keys), device=device).view(-1, 1, 1, 1).to(dtype)
     share(case, [group])
     config = SharedConfig(16, 4, 2, min_part_tokens=16)
-    assert_close(attend(case, prefixes_of(case, [group], num_sms=64, config=config)), case.expected())
+    assert_close(attend_decodes(case, shared=prefixes_of(case, [group], num_sms=64, config=config)), case.expected())
 
 
 def test_padding_lines_are_left_alone_and_no_block_is_no_work(device: torch.device) -> None:
     case = make_case(decodes(40, 0, 70), device)
-    out = attend(case, prefixes_of(case, []))
-    assert torch.all(out[1] == _SENTINEL)
+    out = attend_decodes(case, shared=prefixes_of(case, []))
+    assert torch.all(out[1] == SENTINEL)
     out[1] = 0
     assert_close(out, case.expected())
 
@@ -163,8 +145,8 @@ def test_a_captured_launch_follows_the_prefixes_in_device_memory(device: torch.d
     fewer = [Group([2, 4], 4)]
     share(other, fewer)
     prefixes = prefixes_of(case, GROUPS)
-    out = torch.full_like(case.queries, _SENTINEL)
-    launch = captured(lambda: attend(case, prefixes, out=out), device)
+    out = torch.full_like(case.queries, SENTINEL)
+    launch = captured(lambda: attend_decodes(case, shared=prefixes, out=out), device)
     launch()
     assert_close(out, case.expected())
     case.overwrite(other)
@@ -180,7 +162,7 @@ def test_prefixes_for_other_heads_or_with_a_window_are_refused(device: torch.dev
     case = make_case(decodes(*CONTEXTS), device)
     other = prefixes_of(make_case(decodes(*CONTEXTS), device, heads=(8, 1)), GROUPS)
     with pytest.raises(ValueError, match=r"lines make a block|other heads"):
-        attend(case, other)
+        attend_decodes(case, shared=other)
     with pytest.raises(ValueError, match="exclude a window"):
         paged_decode_attention(
             case.queries,
