@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from bough.executor.attention.flashinfer_backend import FlashInferPlan, FlashInferPrefill, HeadShape
 from bough.executor.attention.prefill import ChunkPages, chunk_pages
-from bough.executor.gpu import steps
+from bough.executor.gpu import large_steps, steps
 from bough.executor.gpu.kvcache import PagedLayerCache
 from bough.executor.step import StepArrays
 from bough.kernels.gpu.attention_checks import PAGE_SIZE
@@ -202,11 +203,13 @@ def assert_as_good_as_transformers(driver: EngineDriver, lengths: tuple[int, ...
     assert torch.cat(short).max() <= 4 * largest
 
 
+@pytest.mark.parametrize("has_graphs", [False, True], ids=["launched", "graphs"])
 @pytest.mark.parametrize("token_budget", [61, 1024])
 def test_greedy_tokens_and_logprobs_are_those_of_transformers(
-    token_budget: int, model_dir: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+    token_budget: int, has_graphs: bool, model_dir: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "_MIXED_SIZES", (16,))  # all larger steps are launched one by one
+    monkeypatch.setattr(steps, "_MIXED_SIZES", (16,))  # all larger steps have no graph of their own
+    monkeypatch.setattr(large_steps, "WORTHWHILE", math.inf if has_graphs else 0.0)
     fields: dict[str, Any] = {"dtype": "bfloat16", "max_rows": len(LENGTHS), "token_budget": token_budget}
     driver = run(make_gpu_engine(model_dir, attention_prefill="flashinfer", **fields), LENGTHS)
     assert served.count > 0 and served.count % 2 == 0  # two of the three layers have no window

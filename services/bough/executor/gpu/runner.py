@@ -121,6 +121,16 @@ class GpuRunner(LoadedModel):
         return _attention_shape(self.model_config)
 
     @property
+    def plans_prefill(self) -> bool:
+        """Attention to chunks of steps without a graph is planned on the host, but for layers with a window."""
+        return self._prefill is not None
+
+    @property
+    def has_windows(self) -> bool:
+        """Some layers have a window."""
+        return any(window is not None for window in self.model_config.windows)
+
+    @property
     def num_pages(self) -> int:
         """Pages of the pool."""
         return self._cache.num_pages

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bough.executor.attention.prefill import PlannedPrefill
 from bough.executor.gpu.batch import GpuBatch
+from bough.executor.gpu.large_steps import LargeSteps
 from bough.executor.gpu.ring import ResultRing
 from bough.executor.gpu.rows import DeviceRows
 from bough.executor.gpu.runner import GpuRunner
@@ -29,7 +30,9 @@ logger = logging.getLogger(__name__)
 _DECODE_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _MIXED_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-"""Tokens of steps with chunks that have graphs; a larger step keeps the GPU busy for longer than its launches take."""
+"""Tokens of steps with chunks that have one graph each."""
+_LARGE_SIZES = (3072, 4096, 6144)
+"""Tokens of larger steps without decodes that may have graphs, beside the largest of all; see `LargeSteps`."""
 
 
 class Variant(NamedTuple):
@@ -83,6 +86,8 @@ class GpuSteps:
         self._mixed_sizes = [size for size in _MIXED_SIZES if size <= max_tokens] or [max_tokens]
         self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        large = [size for size in _sizes(_LARGE_SIZES, max_tokens) if size > self._mixed_sizes[-1]]
+        self._large = LargeSteps(self._large_layers, large, is_planned=runner.plans_prefill, pool=self._pool)
 
     @property
     def logprob_outputs(self) -> LogprobOutputs:
@@ -114,7 +119,7 @@ class GpuSteps:
         self, staging: Tensor, *, num_tokens: int, num_lines: int, num_decodes: int, num_samples: int
     ) -> None:
         """Make the input of a step with chunks from what is staged; see the kernel of this name."""
-        size = self._mixed_size(num_tokens)
+        size = self._mixed_size(num_tokens, num_decodes)
         begin_mixed(
             staging,
             self._rows.token,
@@ -130,14 +135,20 @@ class GpuSteps:
 
         Args:
             num_tokens: of the step.
-            arrays: what the host knows of it, for attention that is planned there; no graph needs them.
+            arrays: what the host knows of it; needed for steps that have no graph of their own.
             shared: whether attention makes use of the prefixes that the rows name.
         """
-        size = self._mixed_size(num_tokens)
+        num_decodes = 0 if arrays is None else arrays.num_decode_rows
+        size = self._mixed_size(num_tokens, num_decodes)
         if size in self._mixed_sizes:
             self._run(_Key("mixed layers", size, shared=shared), lambda: self._mixed_layers(size, shared))
+            return
+        assert arrays is not None
+        planned = self._runner.plan_prefill(arrays)
+        if num_decodes:
+            self._mixed_layers(size, shared, planned)
         else:
-            self._mixed_layers(size, shared, None if arrays is None else self._runner.plan_prefill(arrays))
+            self._large.run(size, planned)
 
     def sample(self, num_samples: int, variant: Variant, *, of_chunks: bool) -> None:
         """Head and sampling after one of the `forward` methods."""
@@ -163,6 +174,7 @@ class GpuSteps:
             progress(index / len(work), f"graphs ({index} of {len(work)})")
         for variant in (Variant(filtered=True), Variant(logprobs=True), Variant(filtered=True, logprobs=True)):
             self.sample(1, variant, of_chunks=True)
+        self._large.capture()
         self._forget_what_ran()
 
     def measure(self, context_s: float) -> TimedBudget | None:
@@ -190,9 +202,10 @@ class GpuSteps:
         torch.cuda.synchronize()
         self._ring.step_counter.zero_()
 
-    def _mixed_size(self, num_tokens: int) -> int:
-        size = _at_least(self._mixed_sizes, num_tokens) if num_tokens <= self._mixed_sizes[-1] else num_tokens
-        return max(size, 1)
+    def _mixed_size(self, num_tokens: int, num_decodes: int) -> int:
+        if num_tokens <= self._mixed_sizes[-1]:
+            return _at_least(self._mixed_sizes, num_tokens)
+        return num_tokens if num_decodes else self._large.size_for(num_tokens)
 
     def _decode_layers(self, size: int, shared: bool) -> None:
         step = self._input.first(num_tokens=size, num_lines=size, num_samples=size)
@@ -202,15 +215,13 @@ class GpuSteps:
 
     def _mixed_layers(self, size: int, shared: bool, planned: PlannedPrefill | None = None) -> None:
         step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
-        num_decode_lines, has_graph = min(size, self._max_lines), size in self._mixed_sizes
-        self._layers(
-            step,
-            num_decode_lines=num_decode_lines,
-            has_chunks=True,
-            has_graph=has_graph,
-            shared=shared,
-            planned=planned,
-        )
+        lines, has_graph = min(size, self._max_lines), size in self._mixed_sizes
+        self._layers(step, num_decode_lines=lines, has_chunks=True, has_graph=has_graph, shared=shared, planned=planned)
+
+    def _large_layers(self, size: int, planned: PlannedPrefill | None) -> None:
+        """Of chunks alone, in a step that has no graph of its own."""
+        step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
+        self._layers(step, num_decode_lines=0, has_chunks=True, has_graph=False, shared=False, planned=planned)
 
     def _layers(
         self,
@@ -222,12 +233,13 @@ class GpuSteps:
         shared: bool,
         planned: PlannedPrefill | None = None,
     ) -> None:
+        needs_blocks = has_chunks and (planned is None or self._runner.has_windows)
         batch = GpuBatch.of(
             step,
             self._rows.page_table,
             num_decode_lines=num_decode_lines,
             splits=self._runner.decode_splits(num_decode_lines, shared=shared),
-            chunks=self._runner.chunk_blocks(step) if has_chunks else None,
+            chunks=self._runner.chunk_blocks(step) if needs_blocks else None,
             shared=self._rows.prefixes if shared else None,
             planned=planned,
         )
