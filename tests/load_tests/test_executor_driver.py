@@ -17,6 +17,7 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
     """Gives every running request a token a step, and ends it with the last one it asked for."""
 
     def __init__(self) -> None:
+        self.num_streams = 0
         self.most_running = 0
         self.num_steps = 0
         self.prompts: list[list[int]] = []
@@ -33,7 +34,9 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
         self, request_iterator: AsyncIterator[pb.RunRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         messages = aiter(request_iterator)
-        assert (await anext(messages)).HasField("attach")
+        first = await anext(messages)
+        assert first.HasField("attach") and first.seq == 1
+        self.num_streams += 1
         await context.write(pb.RunResponse(attached=pb.ExecutorAttached(executor_epoch=1), seq=1))
         left: dict[int, int] = {}
         number = 1
@@ -49,7 +52,7 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
                     self.prompts.append(list(admit.prompt))
                 self.most_running = max(self.most_running, len(left))
                 if not left:
-                    return
+                    continue
             left = {request: count - 1 for request, count in left.items()}
             number += 1
             self.num_steps += 1
@@ -93,11 +96,23 @@ async def test_with_a_concurrency_the_next_request_starts_when_one_ends(
     assert len(servicer.prompts) == 7
 
 
-async def test_a_request_that_fails_ends_the_measurement(fake: tuple[FakeExecutor, ExecutorDriver]) -> None:
+async def test_cases_share_a_stream(fake: tuple[FakeExecutor, ExecutorDriver]) -> None:
+    servicer, driver = fake
+    for _ in range(3):
+        assert (await driver.run(Case(prompts=[[5, 6], [7]], output_tokens=2))).output_tokens == 4
+    assert servicer.num_streams == 1
+
+
+async def test_a_request_that_fails_ends_the_measurement_and_the_next_case_has_a_new_stream(
+    fake: tuple[FakeExecutor, ExecutorDriver],
+) -> None:
     servicer, driver = fake
     servicer.fails = True
     with pytest.raises(ExecutorFailed, match="broken"):
         await asyncio.wait_for(driver.run(Case(prompts=[[1]], output_tokens=1)), 10)
+    servicer.fails = False
+    outcome = await asyncio.wait_for(driver.run(Case(prompts=[[1]], output_tokens=1)), 10)
+    assert (outcome.output_tokens, servicer.num_streams) == (1, 2)
 
 
 async def test_each_request_has_its_own_number_of_tokens_and_the_temperature_of_the_case(

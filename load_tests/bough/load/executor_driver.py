@@ -23,6 +23,7 @@ from bough.rpc.v1 import executor_pb2_grpc
 
 _START_TIMEOUT_S = 300.0
 _MESSAGE_TOKENS = 8192
+_Call = grpc.aio.StreamStreamCall[pb.RunRequest, pb.RunResponse]
 
 
 class ExecutorFailed(Exception):
@@ -111,6 +112,8 @@ class ExecutorDriver:
         self._stub = executor_pb2_grpc.ExecutorServiceStub(channel)
         self._epoch = new_epoch()
         self._ids = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._call: _Call | None = None
         self.pid = pid
         self.ready_s: float | None = None
         """Seconds from the start of the process until the model was loaded; None for one that was running."""
@@ -129,23 +132,37 @@ class ExecutorDriver:
         raise ExecutorFailed(f"the executor is not ready{state}")
 
     async def run(self, case: Case) -> Outcome:
-        """Run a case on a stream of its own."""
-        call = self._stub.Run()
+        """Run a case.
+
+        Raises:
+            ExecutorFailed: the executor does not take the stream, or a request fails; the next case has a new stream.
+        """
         try:
-            await call.write(pb.RunRequest(attach=pb.ExecutorAttach(scheduler_epoch=self._epoch), seq=1))
+            return await self._run(await self._attached(), case)
+        except BaseException:
+            if self._call is not None:
+                self._call.cancel()
+                self._call = None
+            raise
+
+    async def _attached(self) -> _Call:
+        """The stream of all cases. A new one would begin with all that the cache holds, at the cost of its case."""
+        if self._call is None:
+            call = self._call = self._stub.Run()
+            self._numbers = itertools.count(1)
+            attach = pb.ExecutorAttach(scheduler_epoch=self._epoch)
+            await call.write(pb.RunRequest(attach=attach, seq=next(self._numbers)))
             first = await call.read()
             if not isinstance(first, pb.RunResponse) or not first.HasField("attached"):
                 raise ExecutorFailed("the executor did not accept the stream")
-            return await self._run(call, case)
-        finally:
-            call.cancel()
+        return self._call
 
-    async def _run(self, call: grpc.aio.StreamStreamCall[pb.RunRequest, pb.RunResponse], case: Case) -> Outcome:
+    async def _run(self, call: _Call, case: Case) -> Outcome:
         outputs = case.outputs
         waiting = [self._admit(*one, case.temperature) for one in zip(case.prompts, outputs, strict=True)]
         waiting.reverse()
         free = min(case.concurrency or len(waiting), len(waiting))
-        remaining, produced, number = len(waiting), 0, itertools.count(2)
+        remaining, produced, number = len(waiting), 0, self._numbers
         steps_us: list[int] = []
         began = time.perf_counter()
         for admits in _pieces([waiting.pop() for _ in range(free)]):
