@@ -3,11 +3,15 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from bough.load import machine
+from bough.load.bough_server import ready_server
 from bough.load.children import PeerFailed, server, worker
 
 ECHO = """
@@ -44,3 +48,33 @@ async def test_processes_below_a_server_end_with_it(tmp_path: Path) -> None:
     # Readable once the process has ended.
     assert select.select([below], [], [], 30)[0] == [below]
     os.close(below)
+
+
+async def test_a_server_is_not_started_where_another_one_would_be_measured(tmp_path: Path) -> None:
+    listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        with pytest.raises(PeerFailed, match=f"another server listens at port {port}"):
+            async with ready_server([sys.executable, "-c", ""], "/ready", port, tmp_path / "log"):
+                pass
+    finally:
+        listener.close()
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_benchmark_that_is_terminated_takes_its_executor_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bough.cli.main", "bench", "executor", "--repeats", "1"]
+    bench = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (below := machine.children(bench.pid)):
+            assert bench.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        executor = os.pidfd_open(below[0])
+        bench.terminate()
+        assert bench.wait(60) == 1
+        assert select.select([executor], [], [], 0)[0] == [executor]
+        os.close(executor)
+    finally:
+        bench.kill()
+        bench.wait()

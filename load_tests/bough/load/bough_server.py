@@ -58,8 +58,15 @@ async def bough_server(model_dir: Path, port: int, log: Path, *flags: str) -> As
 async def ready_server(
     command: list[str], path: str, port: int, log: Path, environment: dict[str, str] | None = None
 ) -> AsyncIterator[RunningServer]:
-    """Any server, once `path` answers 200. PeerFailed when it ends before, or takes longer than five minutes."""
+    """Any server, once `path` answers 200.
+
+    Raises:
+        PeerFailed: it ends before, or takes longer than five minutes; or another server has the port, and would be
+            measured in its stead.
+    """
     target = Target("127.0.0.1", port, "", False)
+    if await _answers(port):
+        raise PeerFailed(f"another server listens at port {port}: end it, or choose another --port")
     began = time.perf_counter()
     async with server(command, log, environment) as pid:
         while (await exchange(target, target.get(path), timeout_s=10.0)).status != 200:
@@ -67,6 +74,15 @@ async def ready_server(
                 raise PeerFailed(f"{' '.join(command[:4])} does not get ready; see {log}")
             await asyncio.sleep(_POLL_S)
         yield RunningServer(target=target, pid=pid, ready_s=time.perf_counter() - began)
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def cpu_between(before: dict[str, Usage], after: dict[str, Usage]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import random
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ _REFRESH_S = 0.25
 
 def run(options: argparse.Namespace) -> int:
     """Run what the options of `bough bench` say; returns the exit status, 1 when a request failed."""
-    measured = uvloop.run(_measurement(options))
+    measured = uvloop.run(_ended_in_order(_measurement(options)))
     parameters = {name: value for name, value in vars(options).items() if value is not None and name != "api_key"}
     result = results.document(options.what, {name: str(value) for name, value in parameters.items()}, measured)
     if options.json is not None:
@@ -45,6 +46,20 @@ def run(options: argparse.Namespace) -> int:
         for name, value in measured.items():
             print(f"{name}: {value}")
     return 1 if measured.get("errors") else 0
+
+
+async def _ended_in_order(measuring: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """What is measured. SIGTERM ends it as Ctrl-C does, and with it the servers that were started for it.
+
+    Raises:
+        KeyboardInterrupt: it was ended.
+    """
+    task = asyncio.ensure_future(measuring)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _on_gpu(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
