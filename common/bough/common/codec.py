@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bough.common.columns import TokenBatch
 from bough.common.model import ModelIdentity
 from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, Submission
-from bough.common.sampling import Grammar, GrammarKind, SamplingParams, TextOptions, TokenLogprobs
+from bough.common.sampling import Grammar, GrammarKind, Reasoning, SamplingParams, TextOptions, TokenLogprobs
 from bough.rpc.v1 import common_pb2 as pb
 
 
@@ -67,6 +67,7 @@ def encode_sampling(params: SamplingParams) -> pb.SamplingParams:
         logit_bias_values=[value for _, value in params.logit_bias],
         top_logprobs=params.top_logprobs,
         grammar=None if params.grammar is None else encode_grammar(params.grammar),
+        reasoning=None if params.reasoning is None else _encode_reasoning(params.reasoning),
     )
 
 
@@ -88,6 +89,21 @@ def decode_sampling(message: pb.SamplingParams) -> SamplingParams:
         logit_bias=tuple(zip(message.logit_bias_ids, message.logit_bias_values, strict=True)),
         top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
         grammar=decode_grammar(message.grammar) if message.HasField("grammar") else None,
+        reasoning=_decode_reasoning(message.reasoning) if message.HasField("reasoning") else None,
+    )
+
+
+def _encode_reasoning(reasoning: Reasoning) -> pb.Reasoning:
+    return pb.Reasoning(end=reasoning.end, max_tokens=reasoning.max_tokens, closing_ids=reasoning.closing_ids)
+
+
+def _decode_reasoning(message: pb.Reasoning) -> Reasoning:
+    if not message.end:
+        raise ValueError("reasoning.end is empty")
+    return Reasoning(
+        end=message.end,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        closing_ids=tuple(message.closing_ids),
     )
 
 

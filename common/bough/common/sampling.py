@@ -35,6 +35,12 @@ class GrammarKind(IntEnum):
     REGEX = 2
     JSON_OBJECT = 3
     """Any JSON object; the text is empty."""
+    EBNF = 4
+    """Extended Backus-Naur form as xgrammar reads it; the output follows the rule `root`."""
+    CHOICE = 5
+    """A JSON list of strings, one of which is the whole output."""
+    STRUCTURAL_TAG = 6
+    """xgrammar's structural tags in JSON: free text, and after certain words what follows a grammar of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,18 @@ class Grammar:
     key: bytes
     kind: GrammarKind
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reasoning:
+    """The part of an output in which the model thinks; a grammar applies to what comes after it."""
+
+    end: str
+    """Text that ends it, such as `</think>`; not empty."""
+    max_tokens: int | None = None
+    """Tokens that it may have; None: no bound of its own."""
+    closing_ids: tuple[int, ...] = ()
+    """Ids that are produced in place of the model's own when it has had `max_tokens`; they end with the text `end`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +90,8 @@ class SamplingParams:
     top_logprobs: int | None = None
     """None: no log probabilities; k: that of the sampled token and of the k likeliest (0 <= k <= 20)."""
     grammar: Grammar | None = None
+    reasoning: Reasoning | None = None
+    """None: a grammar applies from the first token on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from bough.common.codec import decode_tokens
@@ -130,6 +131,12 @@ def _decode_constraint(message: gateway_pb2.GenerateRequest) -> Constraint | Non
         return Constraint(kind=GrammarKind.REGEX, text=message.regex, field=which)
     if which == "json_object" and message.json_object:
         return Constraint(kind=GrammarKind.JSON_OBJECT, text="", field=which)
+    if which == "ebnf":
+        return Constraint(kind=GrammarKind.EBNF, text=message.ebnf, field=which)
+    if which == "choice":
+        return Constraint(kind=GrammarKind.CHOICE, text=json.dumps(list(message.choice.texts)), field=which)
+    if which == "structural_tag":
+        return Constraint(kind=GrammarKind.STRUCTURAL_TAG, text=message.structural_tag, field=which)
     return None
 
 

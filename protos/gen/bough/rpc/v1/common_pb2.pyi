@@ -73,6 +73,12 @@ class _GrammarKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrammarKi
     """A regular expression that the whole output matches."""
     GRAMMAR_KIND_JSON_OBJECT: _GrammarKind.ValueType  # 3
     """Any JSON object; the text is empty."""
+    GRAMMAR_KIND_EBNF: _GrammarKind.ValueType  # 4
+    """A grammar in extended Backus-Naur form (that of GGML and xgrammar) with the rule `root`."""
+    GRAMMAR_KIND_CHOICE: _GrammarKind.ValueType  # 5
+    """A JSON list of strings, one of which is the whole output."""
+    GRAMMAR_KIND_STRUCTURAL_TAG: _GrammarKind.ValueType  # 6
+    """A structural tag in JSON: free text, and after certain words what follows a grammar of its own."""
 
 class GrammarKind(_GrammarKind, metaclass=_GrammarKindEnumTypeWrapper):
     """What the text of a grammar is written in."""
@@ -84,6 +90,12 @@ GRAMMAR_KIND_REGEX: GrammarKind.ValueType  # 2
 """A regular expression that the whole output matches."""
 GRAMMAR_KIND_JSON_OBJECT: GrammarKind.ValueType  # 3
 """Any JSON object; the text is empty."""
+GRAMMAR_KIND_EBNF: GrammarKind.ValueType  # 4
+"""A grammar in extended Backus-Naur form (that of GGML and xgrammar) with the rule `root`."""
+GRAMMAR_KIND_CHOICE: GrammarKind.ValueType  # 5
+"""A JSON list of strings, one of which is the whole output."""
+GRAMMAR_KIND_STRUCTURAL_TAG: GrammarKind.ValueType  # 6
+"""A structural tag in JSON: free text, and after certain words what follows a grammar of its own."""
 Global___GrammarKind: _TypeAlias = GrammarKind  # noqa: Y015
 
 @_typing.final
@@ -138,6 +150,7 @@ class SamplingParams(_message.Message):
     LOGIT_BIAS_VALUES_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 is greedy."""
     top_p: _builtins.float
@@ -178,6 +191,10 @@ class SamplingParams(_message.Message):
     def grammar(self) -> Global___Grammar:
         """Absent: unconstrained."""
 
+    @_builtins.property
+    def reasoning(self) -> Global___Reasoning:
+        """Absent: the output has no reasoning part."""
+
     def __init__(
         self,
         *,
@@ -197,16 +214,51 @@ class SamplingParams(_message.Message):
         logit_bias_values: _abc.Iterable[_builtins.float] | None = ...,
         top_logprobs: _builtins.int | None = ...,
         grammar: Global___Grammar | None = ...,
+        reasoning: Global___Reasoning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "grammar", b"grammar", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "grammar", b"grammar", "reasoning", b"reasoning", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias_ids", b"logit_bias_ids", "logit_bias_values", b"logit_bias_values", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias_ids", b"logit_bias_ids", "logit_bias_values", b"logit_bias_values", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class Reasoning(_message.Message):
+    """The part of an output in which the model thinks, before what a grammar applies to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    CLOSING_IDS_FIELD_NUMBER: _builtins.int
+    end: _builtins.str
+    """Text that ends it, such as "</think>"; not empty."""
+    max_tokens: _builtins.int
+    """Tokens that it may have at most; absent: no bound of its own."""
+    @_builtins.property
+    def closing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are produced in place of the model's own when it has had max_tokens; they end with the text `end`."""
+
+    def __init__(
+        self,
+        *,
+        end: _builtins.str = ...,
+        max_tokens: _builtins.int | None = ...,
+        closing_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "closing_ids", b"closing_ids", "end", b"end", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+
+Global___Reasoning: _TypeAlias = Reasoning  # noqa: Y015
 
 @_typing.final
 class TextOptions(_message.Message):
