@@ -22,7 +22,7 @@ from bough.common.rpc.server import READY_SERVICE
 from bough.rpc.v1 import telemetry_pb2, telemetry_pb2_grpc, tokenizer_pb2_grpc
 from bough.rpc.v1 import tokenizer_pb2 as pb
 from bough.tokenizer.service import create
-from tests.helpers.tokenizer_files import byte_level, write_chat_model
+from tests.helpers.tokenizer_files import CHATML, byte_level, write_chat_model
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ async def test_describe_tells_model_and_template(channel: grpc.aio.Channel, mode
     assert answer.identity.model == model.name
     assert answer.identity.vocab_size == byte_level().get_vocab_size()
     assert answer.has_chat_template and answer.epoch
+    assert answer.chat_template == CHATML
 
 
 async def test_concurrent_calls_get_their_own_ids(channel: grpc.aio.Channel) -> None:

@@ -98,6 +98,14 @@ class Settings(BaseModel):
     )
     grammar_cache_mb: int = Field(default=256, ge=1, description="Compiled grammars kept, MiB")
 
+    tool_parser: str = Field(
+        default="auto",
+        description="How tool calls are read from the model's text: auto (by the chat template), none or a name",
+    )
+    reasoning_parser: str = Field(
+        default="auto", description="How thoughts are told from the answer: auto (by the chat template), none or a name"
+    )
+
     host: str = Field(default="127.0.0.1", description="Address of the REST and gRPC ports")
     port: int = Field(default=8000, ge=0, le=65535, description="REST port")
     grpc_port: int | None = Field(default=None, ge=0, le=65535, description="Public gRPC port; port + 1 when absent")

@@ -45,6 +45,11 @@ class ChatTokenizer:
         """Whether chats can be rendered."""
         return bool(self._templates)
 
+    @property
+    def chat_template(self) -> str:
+        """Source of all chat templates; empty where there is none."""
+        return self._templates.source
+
     async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         """Token ids of each text.
 

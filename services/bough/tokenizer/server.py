@@ -46,6 +46,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             identity=encode_identity(self._identity),
             epoch=self._epoch,
             has_chat_template=self._tokenizer.has_chat_template,
+            chat_template=self._tokenizer.chat_template,
         )
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:

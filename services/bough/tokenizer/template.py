@@ -62,6 +62,7 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         """Compile; jinja2.TemplateSyntaxError where the source is wrong."""
+        self.source = source
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
@@ -132,6 +133,11 @@ class ChatTemplates:
 
     def __bool__(self) -> bool:
         return bool(self._templates)
+
+    @property
+    def source(self) -> str:
+        """The source of all templates, one after the other."""
+        return "\n".join(template.source for template in self._templates.values())
 
     def render(self, chat: Chat) -> str:
         """Render a chat with the template meant for it; raises as `ChatTemplate.render`."""

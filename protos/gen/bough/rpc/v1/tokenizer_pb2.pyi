@@ -45,10 +45,13 @@ class TokenizerDescribeResponse(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Process start, nanoseconds since 1970."""
     has_chat_template: _builtins.bool
     """Whether the model has a chat template."""
+    chat_template: _builtins.str
+    """Source of the chat templates, one after the other; from it follows how the model writes thoughts and tool calls."""
     @_builtins.property
     def identity(self) -> _common_pb2.ModelIdentity:
         """The model whose tokenizer this is."""
@@ -59,10 +62,11 @@ class TokenizerDescribeResponse(_message.Message):
         identity: _common_pb2.ModelIdentity | None = ...,
         epoch: _builtins.int = ...,
         has_chat_template: _builtins.bool = ...,
+        chat_template: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "has_chat_template", b"has_chat_template", "identity", b"identity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "epoch", b"epoch", "has_chat_template", b"has_chat_template", "identity", b"identity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
