@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from bough.common.codec import decode_tokens
 from bough.common.sampling import FinishReason, GrammarKind
+from bough.gateway.constraints import structural_tag
 from bough.gateway.domain import (
     ChatPrompt,
     Constraint,
@@ -136,7 +137,7 @@ def _decode_constraint(message: gateway_pb2.GenerateRequest) -> Constraint | Non
     if which == "choice":
         return Constraint(kind=GrammarKind.CHOICE, text=json.dumps(list(message.choice.texts)), field=which)
     if which == "structural_tag":
-        return Constraint(kind=GrammarKind.STRUCTURAL_TAG, text=message.structural_tag, field=which)
+        return structural_tag(message.structural_tag, which)
     return None
 
 

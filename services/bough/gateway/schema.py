@@ -53,10 +53,49 @@ class JsonSchema(_Body):
 
 
 class ResponseFormat(_Body):
-    """What the output must be."""
+    """What the output must be. A structural tag has a format, or structures and triggers: the older form."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
+    format: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+
+
+class TriggeredStructures(_Body):
+    """The older form of structural tags: after a trigger the output follows the structure that begins with it."""
+
+    class Structure(_Body):
+        """A JSON schema between two texts."""
+
+        begin: str
+        json_schema: dict[str, Any] = Field(alias="schema")
+        end: str
+
+    structures: list[Structure] = Field(min_length=1)
+    triggers: list[str] = Field(min_length=1)
+
+
+class StructuredOutputs(_Body):
+    """vLLM's way to say what the output must be."""
+
+    schema_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """What is set, by the client's names."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+CONSTRAINTS = (
+    *("regex", "ebnf", "choice", "structural_tag"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+)
+"""Fields of a body that constrain the output by themselves."""
 
 
 class GenerationBody(_Body):
@@ -82,6 +121,15 @@ class GenerationBody(_Body):
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None
+    ebnf: str | None = None
+    choice: list[str] | None = None
+    structural_tag: dict[str, Any] | str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    # What vLLM called these before.
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     cache_salt: str | None = Field(None, max_length=1024)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -96,6 +144,10 @@ class GenerationBody(_Body):
     prompt_cache_options: Any = None
     prompt_cache_retention: str | None = None
     moderation: Any = None
+
+    def constraints(self) -> dict[str, Any]:
+        """Fields that constrain the output by themselves, with their values."""
+        return {name: getattr(self, name) for name in CONSTRAINTS}
 
 
 class CompletionBody(GenerationBody):

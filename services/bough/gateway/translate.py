@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from bough.common.errors import InvalidRequestError
-from bough.common.sampling import MAX_TOP_LOGPROBS, GrammarKind
-from bough.gateway.domain import Constraint, GenerationRequest, IdsPrompt, Prompt, SamplingOptions, TextPrompt
+from bough.common.sampling import MAX_TOP_LOGPROBS
+from bough.gateway.constraints import body_constraint
+from bough.gateway.domain import GenerationRequest, IdsPrompt, Prompt, SamplingOptions, TextPrompt
 from bough.gateway.errors import refuse
 from bough.gateway.messages import chat_prompt
-from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody, ResponseFormat, logit_bias_ids
+from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody, logit_bias_ids
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of completions; chats go on to the end of the context."""
@@ -32,7 +31,7 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
         model=body.model or "",
         n=n,
         options=_options(body, max_tokens=body.max_tokens, top_logprobs=body.logprobs),
-        constraint=_constraint(body),
+        constraint=body_constraint(body),
         cache_salt=body.cache_salt or "",
         default_max_tokens=COMPLETION_MAX_TOKENS,
         names={"include_stop": "include_stop_str_in_output", "top_logprobs": "logprobs"},
@@ -55,7 +54,7 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         model=body.model or "",
         n=1 if body.n is None else body.n,
         options=_options(body, max_tokens=older if newer is None else newer, top_logprobs=top_logprobs),
-        constraint=_constraint(body),
+        constraint=body_constraint(body),
         cache_salt=body.cache_salt or "",
         names=names,
     )
@@ -101,29 +100,3 @@ def _options(body: GenerationBody, *, max_tokens: int | None, top_logprobs: int 
         logit_bias=logit_bias_ids(body.logit_bias or {}),
         top_logprobs=top_logprobs,
     )
-
-
-def _constraint(body: GenerationBody) -> Constraint | None:
-    by_format = None if body.response_format is None else _format_constraint(body.response_format)
-    if body.regex is None:
-        return by_format
-    if by_format is not None:
-        raise refuse("regex", body.regex, "null together with a response_format other than text")
-    return Constraint(kind=GrammarKind.REGEX, text=body.regex, field="regex")
-
-
-def _format_constraint(wanted: ResponseFormat) -> Constraint | None:
-    if wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return Constraint(kind=GrammarKind.JSON_OBJECT, text="", field="response_format")
-    schema = None if wanted.json_schema is None else wanted.json_schema.json_schema
-    if not isinstance(schema, dict):
-        raise refuse("response_format.json_schema.schema", schema, "an object: a JSON schema")
-    try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        raise InvalidRequestError(
-            "response_format.json_schema.schema: holds a number that JSON cannot say", field="response_format"
-        ) from None
-    return Constraint(kind=GrammarKind.JSON_SCHEMA, text=text, field="response_format")
