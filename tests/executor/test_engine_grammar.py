@@ -131,6 +131,12 @@ class BrokenMatcher:
         self._accepted += 1
         return self._in_fill or self._accepted < 3
 
+    def forced(self) -> list[int]:
+        return []
+
+    def rollback(self, num_tokens: int) -> None:
+        assert num_tokens == 0
+
     @property
     def is_done(self) -> bool:
         return False

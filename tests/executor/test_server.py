@@ -42,6 +42,11 @@ class AnyMatcher:
     def accept(self, token: int) -> bool:
         return True
 
+    def forced(self) -> list[int]:
+        return []
+
+    def rollback(self, num_tokens: int) -> None: ...
+
     @property
     def is_done(self) -> bool:
         return False

@@ -62,6 +62,7 @@ class DelayedPipeline:
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int], depth: int) -> None:
         self.depth = depth
+        self.takes_drafts = False
         self.mixed_budget: MixedBudget | None = None
         self.num_settled = 0
         self.most_under_way = 0

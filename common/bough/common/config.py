@@ -97,6 +97,9 @@ class Settings(BaseModel):
         default=10.0, ge=0, description="How long a request waits for its consumer to come back"
     )
     grammar_cache_mb: int = Field(default=256, ge=1, description="Compiled grammars kept, MiB")
+    jump_forward: bool = Field(
+        default=True, description="Text that a grammar forces is computed in one step and checked; outputs are the same"
+    )
 
     tool_parser: str = Field(
         default="auto",

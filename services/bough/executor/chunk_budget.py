@@ -89,6 +89,10 @@ class ChunkBudget:
         """No further token may join."""
         return self._num_tokens < 1 or (self._cost < 1 and not self._least)
 
+    def reserve(self, num_tokens: int) -> None:
+        """So many tokens have joined that are no prompt's."""
+        self._num_tokens -= num_tokens
+
     def hold_back(self, half: bool) -> None:
         """Keep half for the prompt that comes first, so that short ones do not wait for all of a long one."""
         if half:

@@ -17,10 +17,11 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 
-from bough.common.prefix_hash import TOKEN_BYTES
 from bough.executor.cache import Match, Node, PagePool, RadixTree
 from bough.executor.chunk_budget import ChunkBudget
+from bough.executor.draft_rows import DraftRows
 from bough.executor.prefixes import PrefixesInProgress
+from bough.executor.publisher import Publisher
 from bough.executor.row_table import RowTable
 from bough.executor.running_set import RunningSet, rank
 from bough.executor.sequence import Sequence, SequenceStatus
@@ -37,10 +38,12 @@ class StepComposer:
         self._page_size = pool.page_size
         max_pages = -(-limits.max_context // pool.page_size)
         self.table = RowTable(max_rows=limits.max_rows, max_pages=max_pages, page_size=pool.page_size)
+        self._publisher = Publisher(tree=tree)
         self._prefixes = PrefixesInProgress(page_size=pool.page_size)
         self._sequences: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []  # by rank
         self._running = RunningSet()
+        self.drafts = DraftRows(table=self.table, running=self._running, take_pages=self._take_pages)
         self._headroom_pages = 0
         self._plan: StepPlan | None = None
         self._ending: list[Sequence] = []
@@ -134,8 +137,10 @@ class StepComposer:
             raise RuntimeError("compose before the last plan was advanced")
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
+        num_decodes = len(self._running.decoding)
+        num_drafts = self.drafts.add(plan, self.limits.token_budget - num_decodes)
         if self._running.prefilling or self._waiting:
-            self._add_chunks(plan)
+            self._add_chunks(plan, num_drafts + num_decodes - len(self._running.decoding))
         if self._running.decoding:
             plan.decodes = self._running.decoding.copy()
             plan.decode_rows = self._running.decode_rows
@@ -164,12 +169,15 @@ class StepComposer:
         for sequence in ending:
             self._end(sequence)
 
-    def record(self, sampling: Items[Sequence], tokens: Items[int]) -> None:
+    def record(self, sampling: Items[Sequence], tokens: Items[int]) -> set[int]:
         """Notes the tokens of an advanced step; those of sequences that have ended since are dropped.
 
         Args:
             sampling: the plan's `sampling`.
             tokens: one for each of them.
+
+        Returns:
+            Indices of tokens that count for nothing, as an earlier one of their sequence is not its draft.
 
         Raises:
             ValueError: the number of tokens is wrong.
@@ -177,8 +185,16 @@ class StepComposer:
         if len(tokens) != len(sampling):
             raise ValueError(f"{len(sampling)} rows sample in this step, got {len(tokens)} tokens")
         last_token, page_size = self.table.last_token, self._page_size
-        for sequence, token in zip(sampling, tokens, strict=True):
-            if sequence.status is SequenceStatus.ENDED:
+        void: set[int] = set()
+        end_of_drafts = 0
+        for index, (sequence, token) in enumerate(zip(sampling, tokens, strict=True)):
+            if sequence.status is SequenceStatus.ENDED or index < end_of_drafts:
+                continue
+            if sequence.drafts:
+                end_of_drafts = index + 1 + len(sequence.drafts)
+                accepted = self.drafts.record(sequence, tokens[index:end_of_drafts])
+                void.update(range(index + accepted, end_of_drafts))
+                self._publisher.publish(sequence)
                 continue
             known = sequence.tokens
             sequence.num_pending -= 1
@@ -188,9 +204,10 @@ class StepComposer:
                     self._enqueue([sequence])
                 continue
             if len(known) % page_size == 0 and len(known) > sequence.num_published * page_size:
-                self._publish(sequence)
+                self._publisher.publish(sequence)
             known.append(token)
             last_token[sequence.row] = token
+        return void
 
     def abandon(self, plan: StepPlan) -> list[Sequence]:
         """Gives up a step that could not be launched: nothing of it goes to the cache.
@@ -208,11 +225,14 @@ class StepComposer:
             raise RuntimeError("this plan is not under way")
         self._plan = None
         unsure = {copy.dst for copy in plan.copies}
+        has_prefills = any(work.sequence.status is SequenceStatus.PREFILLING for work in plan.chunks)
         ended = []
         for sequence in _sequences_of(plan):
             if is_unsure := not unsure.isdisjoint(sequence.pages):
                 sequence.num_computed = sequence.num_published * self._page_size
-            is_offender = not plan.chunks or sequence.status is SequenceStatus.PREFILLING
+            if sequence.status is SequenceStatus.DRAFTING:
+                self.drafts.give_up(sequence)
+            is_offender = not has_prefills or sequence.status is SequenceStatus.PREFILLING
             if is_unsure or is_offender or sequence in self._ending:
                 self._end(sequence)
                 ended.append(sequence)
@@ -232,8 +252,12 @@ class StepComposer:
     def _advance_chunks(self, plan: StepPlan) -> None:
         for work in plan.chunks:
             sequence = work.sequence
+            if work.drafts:
+                sequence.num_computed += 1
+                sequence.num_pending += 1
+                continue
             sequence.num_computed += work.num_tokens
-            self._publish(sequence, with_tail=work.samples)
+            self._publisher.publish(sequence, with_tail=work.samples)
             if work.samples:
                 self._prefixes.unregister(sequence)
                 self._running.remove(sequence)
@@ -252,9 +276,10 @@ class StepComposer:
         sequence.num_pending += num_pending
         self._running.start_decoding(sequence)
 
-    def _add_chunks(self, plan: StepPlan) -> None:
+    def _add_chunks(self, plan: StepPlan, num_reserved: int) -> None:
         """Prefills under way, then new ones; beside decodes the first of all last, with what the others leave."""
         budget = self._chunk_budget()
+        budget.reserve(num_reserved)
         prefilling = self._running.prefilling.copy()
         first = prefilling[:1] if budget.is_shared else []
         budget.hold_back(bool(first))
@@ -312,27 +337,6 @@ class StepComposer:
         if missing > 0:
             self._tree.evict(missing)
         return self._pool.allocate(num_pages) if self._pool.can_allocate(num_pages) else None
-
-    def _publish(self, sequence: Sequence, *, with_tail: bool = False) -> None:
-        """Moves the newly computed full pages (and the partly filled one) of a sequence into the tree.
-
-        The first page that the tree already has ends this: taking the lock down to the twin would pin pages that this
-        sequence does not use. What follows stays private until the end.
-        """
-        first = sequence.num_published
-        num_full = sequence.num_known // self._page_size
-        end = sequence.num_known if with_tail else num_full * self._page_size
-        start = first * self._page_size
-        if sequence.is_diverted or end <= start:
-            return
-        assert sequence.node is not None
-        key = sequence.packed(start, end)
-        if num_full > first and self._tree.contains_page(sequence.node, key[: self._page_size * TOKEN_BYTES]):
-            sequence.is_diverted = True
-            return
-        extension = self._tree.extend(sequence.node, key, sequence.pages[first : -(-end // self._page_size)])
-        sequence.node = extension.node
-        sequence.num_published = num_full
 
     # Admission.
 
@@ -478,13 +482,8 @@ class StepComposer:
         if sequence.status is SequenceStatus.PREFILLING:
             self._prefixes.unregister(sequence)
         self._running.remove(sequence)
-        assert sequence.node is not None and sequence.row is not None
-        first = sequence.num_published
-        num_used = -(-sequence.num_known // self._page_size)
-        key = sequence.packed(first * self._page_size, sequence.num_known)
-        extension = self._tree.extend(sequence.node, key, sequence.pages[first:num_used])
-        self._tree.unlock(extension.node)
-        self._pool.free(extension.unused + sequence.pages[num_used:])
+        assert sequence.row is not None
+        self._pool.free(self._publisher.release(sequence))
         self.table.free(sequence.row, len(sequence.pages))
         self._headroom_pages -= sequence.headroom_pages
         sequence.node = sequence.row = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -80,15 +81,23 @@ class Drawing:
             return None
         # A mask that allows all stands in where a matcher fails: the token drawn there is dropped.
         bits = torch.full((len(lines), -(-self._vocab_size // _WORD_BITS)), -1, dtype=torch.int32)
-        for index, line in enumerate(lines):
-            matcher = running[line].matcher
-            assert matcher is not None
+        for entry, own in groupby(enumerate(lines), key=lambda place: running[place[1]]):
+            self._fill(entry, list(own), bits, failed)
+        return GrammarMask(bits=bits, lines=lines)
+
+    def _fill(self, entry: Running, places: list[tuple[int, int]], bits: Tensor, failed: dict[int, str]) -> None:
+        """The masks of one sequence, at (index of the mask, line): after its last token, and after each draft."""
+        matcher, num_accepted = entry.matcher, 0
+        assert matcher is not None
+        for (index, line), draft in zip(places, (*entry.sequence.drafts, None), strict=False):
             try:
                 matcher.fill(bits, index)
+                if draft is not None and matcher.accept(draft):
+                    num_accepted += 1
             except Exception as error:
                 _note_failure(failed, line, error)
                 bits[index] = -1
-        return GrammarMask(bits=bits, lines=lines)
+        matcher.rollback(num_accepted)
 
 
 def _note_failure(failed: dict[int, str], line: int, error: Exception) -> None:
@@ -99,8 +108,8 @@ def _note_failure(failed: dict[int, str], line: int, error: Exception) -> None:
 
 def _sampling_rows(arrays: StepArrays) -> npt.NDArray[np.int64]:
     """[S] stable row of each line of the logits."""
-    if len(arrays.logit_rows) == len(arrays.rows):
-        return arrays.rows
+    if len(arrays.logit_rows) == arrays.num_decode_rows:
+        return arrays.rows[: arrays.num_decode_rows]
     indices = np.searchsorted(arrays.query_start, arrays.logit_rows, side="right") - 1
     rows: npt.NDArray[np.int64] = arrays.rows[indices]
     return rows

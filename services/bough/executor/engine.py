@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol
 
 import grpc
@@ -19,6 +20,7 @@ from bough.executor.cache.events import CacheEventKind
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import StepComposer
+from bough.executor.jump_forward import drafts_of
 from bough.executor.mixed_budget import FixedBudget
 from bough.executor.observer import Observer
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepReport
@@ -45,6 +47,7 @@ class _Flight:
     sampling: list[Row]
     running: list[Running]
     began: float
+    num_drafts: int = 0
 
 
 class Model(Protocol):
@@ -121,6 +124,7 @@ class Engine:
             logger.info("prompt tokens that may join 1 and %d decodes: %d and %d", max_rows, few, many)
         self._flights: deque[_Flight] = deque()
         self._running: dict[int, Running] = {}
+        self._constrained: dict[int, Running] = {}
         self._give_way: list[int] = []
         self._prefill_tokens = 0
         self._report = StepReport()
@@ -179,6 +183,7 @@ class Engine:
         return self._take_report()
 
     def _launch(self, began: float) -> bool:
+        self._propose_drafts()
         plan = self._composer.compose()
         if plan is None:
             return False
@@ -214,10 +219,17 @@ class Engine:
             self._collect_all()
             return True
         advance()
-        self._prefill_tokens += sum(work.num_tokens for work in plan.chunks if not work.sequence.was_retracted)
-        self._flights.append(_Flight(sampling=sampling, running=running, began=began))
+        prompts = [work for work in plan.chunks if not (work.drafts or work.sequence.was_retracted)]
+        self._prefill_tokens += sum(work.num_tokens for work in prompts)
+        num_drafts = sum(len(work.drafts) for work in plan.chunks)
+        self._flights.append(_Flight(sampling=sampling, running=running, began=began, num_drafts=num_drafts))
         self._observer.launched(plan)
         return True
+
+    def _propose_drafts(self) -> None:
+        for entry in self._constrained.values() if self._pipeline.takes_drafts else ():
+            if drafts := drafts_of(entry):
+                self._composer.drafts.propose(entry.sequence, drafts)
 
     def _collect_all(self) -> None:
         while self._flights:
@@ -232,8 +244,11 @@ class Engine:
         self._num_steps += 1
         self._report.step = self._num_steps
         positions = [row.num_generated for row in flight.sampling]
-        self._composer.record(flight.sampling, drawn.tokens)
-        self._record(flight.running, drawn, positions)
+        void = self._composer.record(flight.sampling, drawn.tokens)
+        if flight.num_drafts:
+            self._observer.accepted(flight.num_drafts - len(void))
+            _count_on(positions, flight.running)
+        self._record(flight.running, drawn, positions, void)
         now = time.perf_counter()
         seconds = now - max(flight.began, self._last_end)
         self._last_end = now
@@ -251,6 +266,8 @@ class Engine:
             return
         self._composer.add(running.sequence)
         self._running[admission.request] = running
+        if running.matcher is not None:
+            self._constrained[admission.request] = running
         self._observer.admitted(running)
         finish = _reached_end(running)
         if finish is not FinishReason.NONE:
@@ -315,12 +332,17 @@ class Engine:
             # What the whole pool cannot hold cannot be had by trying again.
             self._fail(self._running[failed.sequence.request_id], INVALID, failed.reason)
 
-    def _record(self, running: list[Running], drawn: Drawn, positions: list[int]) -> None:
-        """Report a step's tokens and end those whose last one came; sequences that have ended since are left out."""
+    def _record(self, running: list[Running], drawn: Drawn, positions: list[int], void: set[int]) -> None:
+        """Report a step's tokens and end those whose last one came.
+
+        Sequences that have ended since are left out, and tokens behind a draft that was wrong.
+        """
         finish = [0] * len(running)
-        left_out: set[int] = set()
+        left_out = void
+        for line in void:
+            drawn.failed.pop(line, None)
         for line, (entry, token, position) in enumerate(zip(running, drawn.tokens, positions, strict=True)):
-            if entry.is_ended:
+            if entry.is_ended or line in void:
                 left_out.add(line)
                 continue
             stop = entry.stop
@@ -330,21 +352,33 @@ class Engine:
         lines: Sequence[int] = range(len(running))
         if left_out:
             lines = [line for line in lines if line not in left_out]
-        columns = self._report.tokens
-        first = len(columns.tokens)
-        columns.requests += [running[line].sequence.request_id for line in lines]
-        columns.positions += [positions[line] for line in lines]
-        columns.counts += [1] * len(lines)
-        columns.tokens += [drawn.tokens[line] for line in lines]
-        columns.finish += [finish[line] for line in lines]
-        if drawn.logprobs is not None:
-            for index, line in enumerate(lines):
-                if (entry_logprobs := drawn.logprobs[line]) is not None:
-                    columns.logprobs[first + index] = entry_logprobs
+        self._add_columns(running, drawn, positions, finish, lines)
         for line, reason in drawn.failed.items():
             if not running[line].is_ended:
                 self._fail_line(running[line], reason, positions[line])
         self._condemn([running[line].sequence for line, reason in drawn.failed.items() if reason == NOT_FINITE])
+
+    def _add_columns(
+        self, running: list[Running], drawn: Drawn, positions: list[int], finish: list[int], lines: Sequence[int]
+    ) -> None:
+        columns = self._report.tokens
+        first = len(columns.tokens)
+        firsts = [line for line in lines if not line or running[line] is not running[line - 1]]
+        columns.requests += [running[line].sequence.request_id for line in firsts]
+        columns.positions += [positions[line] for line in firsts]
+        columns.tokens += [drawn.tokens[line] for line in lines]
+        if len(firsts) == len(lines):
+            columns.counts += [1] * len(lines)
+            columns.finish += [finish[line] for line in lines]
+        else:
+            for _, own in groupby(lines, key=lambda line: running[line].request):
+                *_, last = counted = list(own)
+                columns.counts.append(len(counted))
+                columns.finish.append(finish[last])
+        if drawn.logprobs is not None:
+            for index, line in enumerate(lines):
+                if (entry_logprobs := drawn.logprobs[line]) is not None:
+                    columns.logprobs[first + index] = entry_logprobs
 
     def _fail_line(self, running: Running, reason: str, position: int) -> None:
         code = INTERNAL
@@ -388,6 +422,7 @@ class Engine:
         self._pipeline.forget(running)
         self._composer.finish(running.sequence)  # no effect where the composer has let go of it already
         del self._running[running.request]
+        self._constrained.pop(running.request, None)
         self._observer.ended(running, reason)
 
     def _fail(self, running: Running, code: int, message: str, *, position: int | None = None) -> None:
@@ -425,6 +460,13 @@ class Engine:
         report.gauges = self._gauges = gauges
         self._report = StepReport()
         return report
+
+
+def _count_on(positions: list[int], running: list[Running]) -> None:
+    """Positions of the lines of one sequence follow one another."""
+    for line in range(1, len(positions)):
+        if running[line] is running[line - 1]:
+            positions[line] = positions[line - 1] + 1
 
 
 def _reached_end(running: Running) -> FinishReason:

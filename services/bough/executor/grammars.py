@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import Grammar
 from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
+from bough.executor.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     import xgrammar
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
 Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 """Gives the format and the serialized form of a grammar; BoughError when it cannot be had."""
 
+Encode = Callable[[str], Sequence[int]]
+
 
 class GrammarMatcher:
-    """Follows one sequence through its grammar."""
+    """Follows one sequence through its grammar.
 
-    def __init__(self, compiled: xgrammar.CompiledGrammar) -> None:
+    Args:
+        compiled: The grammar.
+        encode: Token ids of text in the middle of an output; None: nothing is said to be forced.
+    """
+
+    def __init__(self, compiled: xgrammar.CompiledGrammar, encode: Encode | None = None) -> None:
         import xgrammar
 
         self._matcher = xgrammar.GrammarMatcher(compiled)
+        self._encode = encode
 
     def fill(self, bitmask: Tensor, line: int) -> None:
         """Write what is allowed next into `bitmask[line]`, int32 words."""
@@ -39,6 +48,18 @@ class GrammarMatcher:
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
         return bool(self._matcher.accept_token(token))
+
+    def forced(self) -> Sequence[int]:
+        """Tokens of the text that must follow."""
+        if self._encode is None:
+            return ()
+        text: str = self._matcher.find_jump_forward_string()
+        return self._encode(text) if text else ()
+
+    def rollback(self, num_tokens: int) -> None:
+        """Go back before the last accepted tokens."""
+        if num_tokens:
+            self._matcher.rollback(num_tokens)
 
     @property
     def is_done(self) -> bool:
@@ -54,6 +75,7 @@ class GrammarStore:
         vocab_size: Columns of the logits.
         stop_token_ids: The model's end-of-sequence ids.
         fetch: Asks the grammar service.
+        jumps: Matchers say which tokens must follow.
         max_bytes: Bound of the compiled forms together.
     """
 
@@ -65,13 +87,16 @@ class GrammarStore:
         stop_token_ids: Sequence[int],
         fetch: Fetch,
         max_bytes: int,
+        jumps: bool = True,
     ) -> None:
         self._model_dir = model_dir
         self._vocab_size = vocab_size
         self._stop_token_ids = tuple(stop_token_ids)
         self._fetch = fetch
         self._max_bytes = max_bytes
+        self._jumps = jumps
         self._info: Any = None
+        self._encode: Encode | None = None
         self._reading = threading.Lock()
         self._compiled: OrderedDict[bytes, xgrammar.CompiledGrammar] = OrderedDict()
         self._fetching: dict[bytes, asyncio.Task[xgrammar.CompiledGrammar]] = {}
@@ -86,13 +111,14 @@ class GrammarStore:
         compiled = self._compiled.get(grammar.key)
         if compiled is not None:
             self._compiled.move_to_end(grammar.key)
-            return GrammarMatcher(compiled)
+            return GrammarMatcher(compiled, self._encode)
         task = self._fetching.get(grammar.key)
         if task is None:
             task = self._fetching[grammar.key] = asyncio.create_task(self._get(grammar))
             # All who wait may be cancelled; the error then belongs to nobody.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return GrammarMatcher(await asyncio.shield(task))
+        compiled = await asyncio.shield(task)
+        return GrammarMatcher(compiled, self._encode)
 
     async def close(self) -> None:
         """Give up what is being fetched."""
@@ -117,15 +143,19 @@ class GrammarStore:
             raise InvalidRequestError(f"compiled by {written_by}, this executor reads {xgrammar_format()}")
         with self._reading:
             if self._info is None:
-                self._info = xgrammar_tokenizer_info(
-                    read_vocabulary(self._model_dir),
-                    vocab_size=self._vocab_size,
-                    stop_token_ids=self._stop_token_ids,
-                )
+                self._read_vocabulary()
         try:
             return xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
         except (RuntimeError, ValueError) as error:
             raise InvalidRequestError(f"the compiled form cannot be read: {error}") from error
+
+    def _read_vocabulary(self) -> None:
+        vocabulary = read_vocabulary(self._model_dir)
+        if self._jumps:
+            self._encode = TextEncoder(self._model_dir, adds_prefix_space=vocabulary.adds_prefix_space)
+        self._info = xgrammar_tokenizer_info(
+            vocabulary, vocab_size=self._vocab_size, stop_token_ids=self._stop_token_ids
+        )
 
     def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
         if compiled.memory_size_bytes > self._max_bytes:

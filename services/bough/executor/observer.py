@@ -32,7 +32,7 @@ class Observer:
         self._prompt = meter.create_counter("bough_prompt_tokens", description="Prompt tokens of requests that began")
         self._cached = meter.create_counter("bough_cached_tokens", description="Of these, found in the prefix cache")
         # Read when somebody asks: adding to a counter costs more than everything else that is noted of a step.
-        self._num_prefill = self._num_decode = 0
+        self._num_prefill = self._num_decode = self._num_drafts = self._num_accepted = 0
         meter.create_observable_counter(
             "bough_prefill_tokens", [lambda _: [Observation(self._num_prefill)]], description="Prompt tokens computed"
         )
@@ -40,6 +40,16 @@ class Observer:
             "bough_decode_tokens",
             [lambda _: [Observation(self._num_decode)]],
             description="Tokens computed one a row and step",
+        )
+        meter.create_observable_counter(
+            "bough_draft_tokens",
+            [lambda _: [Observation(self._num_drafts)]],
+            description="Tokens computed on trial, as a grammar forces their text",
+        )
+        meter.create_observable_counter(
+            "bough_accepted_draft_tokens",
+            [lambda _: [Observation(self._num_accepted)]],
+            description="Of these, produced",
         )
         self._retractions = meter.create_counter("bough_retractions", description="Rows that gave their pages up")
         self._ended = meter.create_counter("bough_requests_ended", description="Requests that ended here, by reason")
@@ -86,8 +96,14 @@ class Observer:
 
     def launched(self, plan: StepPlan) -> None:
         """A step was launched."""
-        self._num_decode += len(plan.decodes)
-        self._num_prefill += sum(work.num_tokens for work in plan.chunks)
+        drafts = [len(work.drafts) for work in plan.chunks if work.drafts]
+        self._num_drafts += sum(drafts)
+        self._num_decode += len(plan.decodes) + len(drafts)
+        self._num_prefill += sum(work.num_tokens for work in plan.chunks if not work.drafts)
+
+    def accepted(self, num_drafts: int) -> None:
+        """So many drafts were what was sampled in their places."""
+        self._num_accepted += num_drafts
 
     def _rows(self, _: CallbackOptions) -> list[Observation]:
         return [Observation(self.gauges.running)]

@@ -113,9 +113,9 @@ class RowTable:
         # Position of a chunk's token: its index in the step, shifted so that the chunk begins at its start.
         chunk_begins = query_start[num_decodes:-1].astype(np.int64)
         chunk_positions = np.arange(num_decodes, query_start[-1]) + np.repeat(starts - chunk_begins, lengths)
-        packed = b"".join(work.sequence.packed(work.start, work.start + work.num_tokens) for work in chunks)
+        packed = b"".join(work.packed() for work in chunks)
         positions = np.concatenate([decode_positions, chunk_positions])
-        samples = np.array([True] * num_decodes + [work.samples for work in chunks])
+        samples = np.array([1] * num_decodes + [work.num_samples for work in chunks], np.int64)
         width = (int(context_lens.max()) + self.page_size - 1) // self.page_size
         return StepArrays(
             tokens=np.concatenate([decode_tokens, np.frombuffer(packed, "<u4").astype(np.int64)]),
@@ -124,7 +124,14 @@ class RowTable:
             query_start=query_start,
             context_lens=context_lens,
             page_table=self.page_table[:, :width].take(rows, axis=0),
-            logit_rows=(query_start[1:][samples] - 1).astype(np.int64),
+            logit_rows=_last_of_each(query_start[1:].astype(np.int64), samples),
             rows=rows,
             num_decode_rows=num_decodes,
         )
+
+
+def _last_of_each(ends: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The last `counts[i]` numbers below `ends[i]`, for each i in turn."""
+    before = np.cumsum(counts) - counts
+    found: npt.NDArray[np.int64] = np.arange(int(counts.sum())) + np.repeat(ends - counts - before, counts)
+    return found

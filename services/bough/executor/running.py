@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from bough.executor.orders import Admission
 from bough.executor.sampling import StopRule
-from bough.executor.sequence import Sequence
+from bough.executor.sequence import Sequence as Row
 
 
 class Matcher(Protocol):
@@ -22,6 +23,12 @@ class Matcher(Protocol):
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
 
+    def forced(self) -> Sequence[int]:
+        """Tokens of text that must follow, as the tokenizer would cut it; other tokens may be as right."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """Go back before the last accepted tokens."""
+
     @property
     def is_done(self) -> bool:
         """The grammar allows nothing more."""
@@ -32,7 +39,7 @@ class Running:
     """One request inside the engine."""
 
     admission: Admission
-    sequence: Sequence
+    sequence: Row
     stop: StopRule
     matcher: Matcher | None = None
     sampler_row: int | None = None

@@ -23,11 +23,12 @@ class RunningSet:
         self.prefilling: list[Sequence] = []
         """By rank."""
         self.decoding: list[Sequence] = []
+        self._drafting: list[Sequence] = []
         self._finishing: list[Sequence] = []
         self._decode_rows: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.prefilling) + len(self.decoding) + len(self._finishing)
+        return len(self.prefilling) + len(self.decoding) + len(self._drafting) + len(self._finishing)
 
     @property
     def decode_rows(self) -> npt.NDArray[np.int64]:
@@ -58,12 +59,25 @@ class RunningSet:
             sequence.status = SequenceStatus.FINISHING
             self._finishing.append(sequence)
 
+    def start_drafting(self, sequence: Sequence) -> None:
+        """A decoding sequence computes drafts."""
+        self.remove(sequence)
+        sequence.status = SequenceStatus.DRAFTING
+        self._drafting.append(sequence)
+
+    def stop_drafting(self, sequence: Sequence) -> None:
+        """It decodes again."""
+        self._drafting.remove(sequence)
+        self.start_decoding(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         """A sequence gives its row back."""
         if sequence.status is SequenceStatus.PREFILLING:
             self.prefilling.remove(sequence)
         elif sequence.status is SequenceStatus.FINISHING:
             self._finishing.remove(sequence)
+        elif sequence.status is SequenceStatus.DRAFTING:
+            self._drafting.remove(sequence)
         else:
             self.decoding.remove(sequence)
             self._decode_rows = None

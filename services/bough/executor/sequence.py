@@ -21,6 +21,8 @@ class SequenceStatus(Enum):
     """Has a row and more than one token to compute."""
     DECODING = auto()
     """Has a row and one token to compute: the one sampled last."""
+    DRAFTING = auto()
+    """Has a row and a step under way that computes drafts after its last token."""
     FINISHING = auto()
     """Has a row and nothing to compute: its last token is sampled, but not yet recorded."""
     ENDED = auto()
@@ -48,6 +50,8 @@ class Sequence:
     """K/V of this many tokens are in `pages`, or will be when the steps under way have run."""
     num_pending: int = 0
     """Tokens sampled in steps under way, which `tokens` does not hold yet."""
+    drafts: tuple[int, ...] = ()
+    """What the step under way computes on trial after the last token."""
     pages: list[int] = field(default_factory=list, repr=False)
     """Page table: page i holds tokens i * page_size and following."""
     row: int | None = None

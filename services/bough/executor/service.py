@@ -172,6 +172,7 @@ class ExecutorService:
                 stop_token_ids=self._files.eos_token_ids,
                 fetch=lambda wanted: fetch_grammar(channel, wanted),
                 max_bytes=self._settings.grammar_cache_mb << 20,
+                jumps=self._settings.jump_forward,
             )
         return await self._grammars.matcher(grammar)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bough.common.prefix_hash import token_bytes
 from bough.executor.mixed_budget import MixedBudget
 from bough.executor.sequence import Sequence
 
@@ -53,6 +54,18 @@ class RowWork:
     num_tokens: int
     samples: bool
     """The row's last logits are wanted: no token of the sequence is left to compute."""
+    drafts: tuple[int, ...] = ()
+    """The last tokens are not the sequence's but these, on trial; their logits are wanted too."""
+
+    @property
+    def num_samples(self) -> int:
+        """Lines of logits."""
+        return 1 + len(self.drafts) if self.samples else 0
+
+    def packed(self) -> bytes:
+        """The tokens as `token_bytes` packs them."""
+        own = self.sequence.packed(self.start, self.start + self.num_tokens - len(self.drafts))
+        return own + token_bytes(self.drafts) if self.drafts else own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +102,7 @@ class StepPlan:
     decode_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """[D] rows of `decodes`; the same array as in the step before when they are the same."""
     chunks: list[RowWork] = field(default_factory=list)
-    """Rows after the decodes: prefill chunks."""
+    """Rows after the decodes: those with drafts, then prefill chunks."""
     copies: list[PageCopy] = field(default_factory=list)
     retracted: list[Sequence] = field(default_factory=list)
     """Lost their rows for lack of pages; they wait in the composer and resume by themselves."""
@@ -110,8 +123,8 @@ class StepPlan:
 
     @property
     def sampling(self) -> list[Sequence]:
-        """Sequences that get a token in this step, in the order of the logits."""
-        return self.decodes + [work.sequence for work in self.chunks if work.samples]
+        """Sequences that get a token in this step, in the order of the logits; one with drafts for each of them too."""
+        return self.decodes + [work.sequence for work in self.chunks for _ in range(work.num_samples)]
 
     @property
     def rows(self) -> list[RowWork]:

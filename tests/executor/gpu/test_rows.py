@@ -43,6 +43,11 @@ class Allowing:
     def accept(self, token: int) -> bool:
         return token in self._tokens
 
+    def forced(self) -> list[int]:
+        return []
+
+    def rollback(self, num_tokens: int) -> None: ...
+
 
 def bits_of(tokens: Sequence[int]) -> npt.NDArray[np.int32]:
     words = np.zeros(-(-VOCAB_SIZE // 32), np.uint32)

@@ -85,6 +85,7 @@ class GpuPipeline:
     """
 
     depth = RUN_AHEAD
+    takes_drafts = False
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class Pipeline(Protocol):
 
     depth: int
     """Steps that may be under way at once, the one whose results are waited for included; at least 1."""
+    takes_drafts: bool
+    """Whether a sequence may have lines for drafts, one after the other."""
     mixed_budget: MixedBudget | None
     """How many prompt tokens may join decodes, where something is known of it."""
 

@@ -1,0 +1,99 @@
+"""Decodes that compute tokens on trial: drafts behind the token that was sampled last, checked in the same step.
+
+Each position samples as it would alone, and noise depends on seed and position only. So the tokens up to the first one
+that is not its draft are those that steps of one token would have given, and what follows is dropped (the check of
+speculative decoding, Leviathan et al. 2023, for drafts that are certain). How many tokens a sequence has after such a
+step is known only with its results; until then it takes no part in further steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+
+from bough.executor.row_table import RowTable
+from bough.executor.running_set import RunningSet
+from bough.executor.sequence import Sequence, SequenceStatus
+from bough.executor.step import RowWork, StepPlan
+
+TakePages = Callable[[int], list[int] | None]
+
+
+class DraftRows:
+    """Part of the composer.
+
+    Args:
+        table: The rows.
+        running: The sequences that have one.
+        take_pages: Gives so many pages, or None.
+    """
+
+    def __init__(self, *, table: RowTable, running: RunningSet, take_pages: TakePages) -> None:
+        self._table = table
+        self._running = running
+        self._take_pages = take_pages
+        self._proposed: list[tuple[Sequence, tuple[int, ...]]] = []
+
+    def propose(self, sequence: Sequence, drafts: Items[int]) -> None:
+        """Tokens that may follow the last one of a sequence, for the next step alone.
+
+        Args:
+            sequence: decodes, and all its tokens are recorded.
+            drafts: at least one; with them and one token more it has not reached its length.
+        """
+        self._proposed.append((sequence, tuple(drafts)))
+
+    def add(self, plan: StepPlan, num_tokens: int) -> int:
+        """Let proposals join a step, of so many tokens at most beside one for each decode; how many there were.
+
+        What finds no pages decodes as ever.
+        """
+        proposed, self._proposed = self._proposed, []
+        left = num_tokens
+        for sequence, drafts in proposed:
+            fitting = drafts[:left]
+            if not fitting or sequence.status is not SequenceStatus.DECODING or not self._grow(sequence, len(fitting)):
+                continue
+            left -= len(fitting)
+            self._running.start_drafting(sequence)
+            sequence.drafts = fitting
+            start = sequence.num_computed
+            plan.chunks.append(
+                RowWork(sequence=sequence, start=start, num_tokens=1 + len(fitting), samples=True, drafts=fitting)
+            )
+        return num_tokens - left
+
+    def record(self, sequence: Sequence, tokens: Items[int]) -> int:
+        """Note what the positions of a sequence sampled, which decodes from then on; how many of them count."""
+        accepted = 1
+        for token, draft in zip(tokens, sequence.drafts, strict=False):
+            if token != draft:
+                break
+            accepted += 1
+        sequence.drafts = ()
+        sequence.num_pending -= 1
+        sequence.tokens += tokens[:accepted]
+        sequence.num_computed += accepted - 1  # that of the first was noted when the step was launched
+        self._running.stop_drafting(sequence)
+        self._table.start_decoding(sequence)
+        return accepted
+
+    def give_up(self, sequence: Sequence) -> None:
+        """The step could not be launched: the sequence decodes as before."""
+        sequence.drafts = ()
+        self._running.stop_drafting(sequence)
+
+    def _grow(self, sequence: Sequence, num_drafts: int) -> bool:
+        """Pages for the drafts."""
+        needed = (sequence.num_computed + num_drafts) // self._table.page_size + 1
+        missing = needed - len(sequence.pages)
+        if missing <= 0:
+            return True
+        pages = self._take_pages(missing) if needed <= self._table.max_pages else None
+        if pages is None:
+            return False
+        assert sequence.row is not None
+        for page in pages:
+            self._table.grow(sequence.row, len(sequence.pages), page)
+            sequence.pages.append(page)
+        return True
