@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bough.common.sampling import GrammarKind
+from bough.gateway.parsers.spec import ToolSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,19 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """Which tools an answer may call, and whether it must."""
+
+    tools: tuple[ToolSpec, ...]
+    required: bool = False
+    """The answer consists of calls."""
+    named: bool = False
+    """The client named the one tool that is called."""
+    parallel: bool = True
+    """There may be more than one call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
     """Sampling parameters as the client gave them; None where it was silent."""
 
@@ -79,6 +93,12 @@ class GenerationRequest:
     """Continuations of each prompt."""
     options: SamplingOptions = field(default_factory=SamplingOptions)
     constraint: Constraint | None = None
+    tools: ToolUse | None = None
+    """None: what the model writes of tools stays text."""
+    separate_reasoning: bool = False
+    """Whether thoughts are told from the answer."""
+    thinking_budget: int | None = None
+    """Tokens of thoughts at most."""
     cache_salt: str = ""
     default_max_tokens: int | None = None
     """Tokens at most where the client is silent; None: what is left of the context."""

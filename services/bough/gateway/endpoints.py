@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from bough.common.errors import BoughError, InternalError
 from bough.gateway.body import parse_body, read_body
+from bough.gateway.chat_format import ChatFormat, ParsedChatFormat
 from bough.gateway.domain import GenerationRequest, IdsPrompt, TextPrompt
 from bough.gateway.errors import ClientGoneError, error_body
-from bough.gateway.formats import DONE, ChatFormat, Choice, CompletionFormat, Format, Shape, usage_of
+from bough.gateway.formats import DONE, CompletionFormat, Format, Shape, usage_of
 from bough.gateway.generate import Generator, Running
 from bough.gateway.http_server import BodyWriter, body_writer
 from bough.gateway.receiver import Call, Piece
@@ -89,7 +90,7 @@ class GenerationEndpoints:
         try:
             traceparent: str = scope["state"]["traceparent"]
             async with self._generator.run(call, plan.request, traceparent=traceparent) as running:
-                style = plan.format_class(call, await self._shape(plan))
+                style = _style(plan, running, await self._shape(plan))
                 if plan.stream:
                     writer = body_writer(scope)
                     await _Stream(running, style, writer, include_usage=plan.include_usage).answer(send)
@@ -134,6 +135,12 @@ def _plan(
     )
 
 
+def _style(plan: _Plan, running: Running, shape: Shape) -> Format:
+    if running.reading is not None:
+        return ParsedChatFormat(running.call, shape, running.reading)
+    return plan.format_class(running.call, shape)
+
+
 async def _watch_client(receive: Receive, call: Call) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -142,7 +149,7 @@ async def _watch_client(receive: Receive, call: Call) -> None:
 
 async def _gather(running: Running, style: Format) -> dict[str, Any]:
     call, saw = running.call, running.meter.saw
-    choices = [Choice(index) for index in range(len(call.receivers))]
+    choices = [style.new_choice(index) for index in range(len(call.receivers))]
 
     def take(pieces: list[Piece]) -> None:
         for piece in pieces:

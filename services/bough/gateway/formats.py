@@ -62,6 +62,9 @@ class Format(Protocol):
     def chunk(self, piece: Piece) -> str:
         """A piece as events of a stream; empty where there is nothing to tell."""
 
+    def new_choice(self, index: int) -> Choice:
+        """What the pieces of a sequence are gathered in for `body`."""
+
     def usage_chunk(self, usage: dict[str, Any]) -> str:
         """The event with the call's usage."""
 
@@ -88,7 +91,9 @@ def finish_name(finish: FinishReason) -> str | None:
     return "length" if finish is FinishReason.LENGTH else "stop"
 
 
-class _Base:
+class BaseFormat:
+    """What all answers have in common."""
+
     _object = ""
     _chunk_object = ""
 
@@ -99,9 +104,13 @@ class _Base:
         self._heads: dict[int, str] = {}
         self._usage_null = ',"usage":null' if shape.include_usage else ""
 
+    def new_choice(self, index: int) -> Choice:
+        """What the pieces of a sequence are gathered in for `body`."""
+        return Choice(index)
+
     def usage_chunk(self, usage: dict[str, Any]) -> str:
         """The event with the call's usage."""
-        return _event({**self._envelope(self._chunk_object), "choices": [], "usage": usage})
+        return event_of({**self._envelope(self._chunk_object), "choices": [], "usage": usage})
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {
@@ -120,14 +129,14 @@ class _Base:
         event: dict[str, Any] = {**self._envelope(self._chunk_object), "choices": [choice]}
         if self._shape.include_usage:
             event["usage"] = None
-        return _event(event)
+        return event_of(event)
 
     def _prompt_ids(self, index: int) -> list[int]:
         prompts = self._call.prompts
         return list(prompts[index * len(prompts) // len(self._call.receivers)])
 
 
-class CompletionFormat(_Base):
+class CompletionFormat(BaseFormat):
     """POST /v1/completions."""
 
     _object = _chunk_object = "text_completion"
@@ -146,7 +155,7 @@ class CompletionFormat(_Base):
             head = self._heads[index] = self._chunk_head(index, '"text":')
             text = self._echo(index) + text
         if not (piece.finish or piece.logprobs or self._shape.token_ids):
-            return f"{head}{_quote(text)}{self._tail}" if text else ""
+            return f"{head}{quote(text)}{self._tail}" if text else ""
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
@@ -186,7 +195,7 @@ class CompletionFormat(_Base):
     def _logprobs(self, index: int, infos: list[TokenInfo] | None) -> dict[str, Any] | None:
         if infos is None:
             return None
-        texts = [_text(info.data) for info in infos]
+        texts = [text_of(info.data) for info in infos]
         offset, offsets = self._offsets.get(index, 0), []
         for text in texts:
             offsets.append(offset)
@@ -194,115 +203,33 @@ class CompletionFormat(_Base):
         self._offsets[index] = offset
         tops = []
         for info, text in zip(infos, texts, strict=True):
-            top = {_text(data): _finite(logprob) for _, data, logprob in info.top}
-            top.setdefault(text, _finite(info.logprob))
+            top = {text_of(data): finite(logprob) for _, data, logprob in info.top}
+            top.setdefault(text, finite(info.logprob))
             tops.append(top)
         return {
             "tokens": texts,
-            "token_logprobs": [_finite(info.logprob) for info in infos],
+            "token_logprobs": [finite(info.logprob) for info in infos],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
 
 
-class ChatFormat(_Base):
-    """POST /v1/chat/completions."""
-
-    _object = "chat.completion"
-    _chunk_object = "chat.completion.chunk"
-
-    def __init__(self, call: Call, shape: Shape) -> None:
-        super().__init__(call, shape)
-        self._tail = f'}},"logprobs":null,"finish_reason":null}}]{self._usage_null}}}\n\n'
-
-    def chunk(self, piece: Piece) -> str:
-        """A piece as events of a stream: the role at first, the finish reason at last; empty without news."""
-        index = piece.index
-        head = self._heads.get(index)
-        if head is not None and not (piece.finish or piece.logprobs or self._shape.token_ids):
-            return f"{head}{_quote(piece.text)}{self._tail}" if piece.text else ""
-        events = ""
-        if head is None:
-            head = self._heads[index] = self._chunk_head(index, '"delta":{"content":')
-            events = self._opening(index)
-        if piece.logprobs or self._shape.token_ids:
-            choice: dict[str, Any] = {
-                "index": index,
-                "delta": {"content": piece.text},
-                "logprobs": _chat_logprobs(piece.logprobs),
-                "finish_reason": None,
-            }
-            if self._shape.token_ids:
-                choice["token_ids"] = piece.tokens
-            events += self._chunk_event(choice)
-        elif piece.text:
-            events += f"{head}{_quote(piece.text)}{self._tail}"
-        if piece.finish:
-            choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_name(piece.finish)}
-            events += self._chunk_event(choice)
-        return events
-
-    def body(self, choices: Sequence[Choice], usage: dict[str, Any]) -> dict[str, Any]:
-        """The answer of a call that is not streamed."""
-        result = {
-            **self._envelope(self._object),
-            "choices": [self._choice(choice) for choice in choices],
-            "usage": usage,
-        }
-        if self._shape.token_ids:
-            result["prompt_token_ids"] = self._prompt_ids(0)
-        return result
-
-    def _opening(self, index: int) -> str:
-        delta = {"role": "assistant", "content": ""}
-        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        if self._shape.token_ids:
-            choice["prompt_token_ids"] = self._prompt_ids(index)
-        return self._chunk_event(choice)
-
-    def _choice(self, choice: Choice) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": _chat_logprobs(choice.logprobs),
-            "finish_reason": finish_name(choice.finish),
-        }
-        if self._shape.token_ids:
-            result["token_ids"] = choice.tokens
-        return result
-
-
-def _chat_logprobs(infos: list[TokenInfo] | None) -> dict[str, Any] | None:
-    if infos is None:
-        return None
-    return {
-        "content": [
-            {
-                **_chat_logprob(info.data, info.logprob),
-                "top_logprobs": [_chat_logprob(data, logprob) for _, data, logprob in info.top],
-            }
-            for info in infos
-        ],
-        "refusal": None,
-    }
-
-
-def _chat_logprob(data: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": _text(data), "logprob": _finite(logprob), "bytes": list(data)}
-
-
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
+    """Bytes of a token as text."""
     return data.decode(errors="replace")
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """A log probability that JSON can say."""
     return max(logprob, _LEAST_LOGPROB)
 
 
-def _event(value: dict[str, Any]) -> str:
+def event_of(value: dict[str, Any]) -> str:
+    """An event of a stream."""
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':')).translate(_LINE_BREAKS)}\n\n"
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """A text as JSON within an event."""
     quoted = encode_basestring(text)
     return quoted if quoted.isascii() else quoted.translate(_LINE_BREAKS)

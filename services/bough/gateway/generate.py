@@ -8,6 +8,7 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from bough.common.errors import UnavailableError
 from bough.common.ids import new_request_id
@@ -19,7 +20,9 @@ from bough.gateway import rules
 from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.domain import ChatPrompt, Constraint, GenerationRequest, IdsPrompt, TextPrompt
 from bough.gateway.errors import refuse
+from bough.gateway.markup import Formats, Markup, Thoughts, check_thoughts, thoughts_after, tool_constraint
 from bough.gateway.metrics import CallMeter, GatewayMetrics
+from bough.gateway.parsed import Reading
 from bough.gateway.peers import GrammarCompiler, Tokenizer
 from bough.gateway.receiver import Call, Receiver
 
@@ -32,6 +35,8 @@ class Running:
     def __init__(self, call: Call, meter: CallMeter) -> None:
         self.call = call
         self.meter = meter
+        self.reading: Reading | None = None
+        """How its text is read; None: it is the answer as it is."""
 
 
 class Generator:
@@ -41,6 +46,7 @@ class Generator:
         model: The model served: identity and sampling defaults.
         tokenizer: Encodes prompts.
         grammar: Compiles constraints.
+        markup: Knows how the model marks thoughts and tool calls.
         pool: The detokenizers.
         metrics: Where generations are measured.
     """
@@ -51,6 +57,7 @@ class Generator:
         model: ModelFiles,
         tokenizer: Tokenizer,
         grammar: GrammarCompiler,
+        markup: Markup,
         pool: DetokenizerPool,
         metrics: GatewayMetrics,
     ) -> None:
@@ -58,6 +65,7 @@ class Generator:
         self.tokenizer = tokenizer
         self.pool = pool
         self._grammar = grammar
+        self._markup = markup
         self._metrics = metrics
         self._running: set[Call] = set()
         self._idle = asyncio.Event()
@@ -78,7 +86,7 @@ class Generator:
         """
         rules.check(request, self.model.identity)
         async with self._track(call) as running:
-            await self._prepare(call, request, traceparent)
+            running.reading = await self._prepare(call, request, traceparent)
             if not call.failed:
                 self.pool.place(call.receivers)
             yield running
@@ -134,41 +142,65 @@ class Generator:
         self.pool.forget(before)
         before.call.fail(UnavailableError("another call goes on with this generation"))
 
-    async def _prepare(self, call: Call, request: GenerationRequest, traceparent: str) -> None:
+    async def _prepare(self, call: Call, request: GenerationRequest, traceparent: str) -> Reading | None:
+        formats = await self._markup.formats() if _is_chat(request) else Formats()
+        check_thoughts(request, formats)
+        constraint = tool_constraint(request.tools, request.constraint, formats.tools)
         prompts, grammar = await asyncio.gather(
-            self._encode(request, traceparent), self._compile(request.constraint, traceparent)
+            self._encode(request, formats, traceparent), self._compile(constraint, traceparent)
         )
-        lengths = [rules.check_length(request, len(ids), self.model.identity) for ids in prompts]
-        for ids, max_tokens in zip(prompts, lengths, strict=True):
+        # A chat is the only prompt of its call.
+        thoughts = prompts[0].thoughts
+        reading = await self._markup.reading(request, thoughts) if _is_chat(request) else None
+        reasoning = await self._markup.reasoning(request, constraint, thoughts) if _is_chat(request) else None
+        special_tokens = reading is not None and reading.keeps_special_tokens
+        lengths = [rules.check_length(request, len(prompt.ids), self.model.identity) for prompt in prompts]
+        for prompt, max_tokens in zip(prompts, lengths, strict=True):
             submission = Submission(
                 requests=tuple(new_request_id() for _ in range(request.n)),
-                prompt=ids,
-                sampling=rules.sampling_params(request, self.model.defaults, max_tokens=max_tokens, grammar=grammar),
-                text=rules.text_options(request.options),
+                prompt=prompt.ids,
+                sampling=rules.sampling_params(
+                    request, self.model.defaults, max_tokens=max_tokens, grammar=grammar, reasoning=reasoning
+                ),
+                text=rules.text_options(request.options, special_tokens=special_tokens),
                 cache_namespace=rules.cache_namespace(request.cache_salt),
                 traceparent=traceparent,
                 name=call.name,
             )
-            call.prompts.append(ids)
-            call.num_prompt_tokens.append(len(ids))
+            call.prompts.append(prompt.ids)
+            call.num_prompt_tokens.append(len(prompt.ids))
             for request_id in submission.requests:
                 call.add(request_id, submission)
+        return reading
 
     async def _compile(self, constraint: Constraint | None, traceparent: str) -> Grammar | None:
         return None if constraint is None else await self._grammar.compile(constraint, traceparent=traceparent)
 
-    async def _encode(self, request: GenerationRequest, traceparent: str) -> list[tuple[int, ...]]:
+    async def _encode(self, request: GenerationRequest, formats: Formats, traceparent: str) -> list[_Encoded]:
         texts = [prompt.text for prompt in request.prompts if isinstance(prompt, TextPrompt)]
         encoded = iter(await self.tokenizer.encode(texts, traceparent=traceparent) if texts else ())
-        prompts: list[tuple[int, ...]] = []
+        prompts: list[_Encoded] = []
         for prompt in request.prompts:
             if isinstance(prompt, IdsPrompt):
-                prompts.append(prompt.ids)
+                prompts.append(_Encoded(prompt.ids))
             elif isinstance(prompt, ChatPrompt):
-                prompts.append(await self.tokenizer.encode_chat(prompt, traceparent=traceparent))
+                ids, text = await self.tokenizer.encode_chat(prompt, traceparent=traceparent)
+                prompts.append(_Encoded(ids, thoughts_after(text, prompt, formats)))
             else:
-                prompts.append(next(encoded))
+                prompts.append(_Encoded(next(encoded)))
         return prompts
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A prompt as the model gets it, and what it leaves the model to do."""
+
+    ids: tuple[int, ...]
+    thoughts: Thoughts = Thoughts.NONE
+
+
+def _is_chat(request: GenerationRequest) -> bool:
+    return any(isinstance(prompt, ChatPrompt) for prompt in request.prompts)
 
 
 def generation_name(num_prompt_tokens: int, requests: Sequence[int]) -> str:

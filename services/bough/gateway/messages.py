@@ -9,6 +9,7 @@ from bough.common.errors import InvalidRequestError
 from bough.gateway.domain import ChatPrompt
 from bough.gateway.errors import refuse
 from bough.gateway.schema import ChatBody, TokenizeBody
+from bough.gateway.tools import check_tools
 
 
 def chat_prompt(body: ChatBody | TokenizeBody) -> ChatPrompt:
@@ -23,6 +24,10 @@ def chat_prompt(body: ChatBody | TokenizeBody) -> ChatPrompt:
     if isinstance(body, ChatBody):
         if body.reasoning_effort is not None:
             kwargs.setdefault("reasoning_effort", body.reasoning_effort)
+        if body.reasoning_effort == "none" or thinking_budget(body) == 0:
+            # The two names that templates have for it; one that knows neither is not changed by them.
+            kwargs.setdefault("enable_thinking", False)
+            kwargs.setdefault("thinking", False)
         if body.tool_choice != "none":
             tools = _tools(body)
     else:
@@ -36,11 +41,17 @@ def chat_prompt(body: ChatBody | TokenizeBody) -> ChatPrompt:
     )
 
 
+def thinking_budget(body: ChatBody) -> int | None:
+    """Tokens of thoughts at most, by either of its names. InvalidRequestError where they contradict each other."""
+    one, other = body.thinking_budget, body.max_thinking_tokens
+    if one is not None and other is not None and one != other:
+        raise refuse("max_thinking_tokens", other, f"null, or the value of thinking_budget ({one})")
+    return other if one is None else one
+
+
 def _tools(body: ChatBody | TokenizeBody) -> list[dict[str, Any]]:
     tools = body.tools or []
-    for i, tool in enumerate(tools):
-        if not isinstance(tool.function.get("name"), str):
-            raise refuse(f"tools[{i}].function.name", tool.function.get("name"), "a string")
+    check_tools(tools)
     return [{"type": tool.type, "function": tool.function} for tool in tools]
 
 

@@ -62,7 +62,7 @@ class Pages:
             special = body.add_special_tokens is not False
             (ids,) = await self._tokenizer.encode([prompt.text], add_special_tokens=special, traceparent=traceparent)
         else:
-            ids = await self._tokenizer.encode_chat(chat_prompt(body), traceparent=traceparent)
+            ids, _ = await self._tokenizer.encode_chat(chat_prompt(body), traceparent=traceparent)
         answer = {"tokens": list(ids), "count": len(ids), "max_model_len": self._identity.max_context}
         await send_json(send, 200, answer)
 

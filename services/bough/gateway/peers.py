@@ -87,6 +87,7 @@ class Tokenizer:
         self.peer: Peer[tokenizer_pb2_grpc.TokenizerServiceAsyncStub] = Peer(
             "tokenizer", address, tokenizer_pb2_grpc.TokenizerServiceStub, policy
         )
+        self._chat_template: str | None = None
 
     async def encode(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, traceparent: str = ""
@@ -101,8 +102,8 @@ class Tokenizer:
             raise
         return [tuple(encoding.ids) for encoding in response.encodings]
 
-    async def encode_chat(self, prompt: ChatPrompt, *, traceparent: str = "") -> tuple[int, ...]:
-        """Token ids of a rendered chat."""
+    async def encode_chat(self, prompt: ChatPrompt, *, traceparent: str = "") -> tuple[tuple[int, ...], str]:
+        """Token ids and text of a rendered chat."""
         request = tokenizer_pb2.EncodeChatRequest(
             messages_json=prompt.messages_json,
             tools_json=prompt.tools_json,
@@ -116,7 +117,20 @@ class Tokenizer:
         except InvalidRequestError as error:
             error.field = error.field or "messages"
             raise
-        return tuple(response.ids)
+        return tuple(response.ids), response.text
+
+    async def chat_template(self) -> str:
+        """Source of the model's chat template; empty where it has none. Asked for once: it belongs to the model."""
+        if self._chat_template is None:
+            response: tokenizer_pb2.TokenizerDescribeResponse = await self.peer.call(
+                lambda stub: stub.Describe, tokenizer_pb2.TokenizerDescribeRequest()
+            )
+            self._chat_template = response.chat_template
+        return self._chat_template
+
+    async def encode_one(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text with nothing added."""
+        return (await self.encode([text], add_special_tokens=False))[0]
 
     async def check(self, identity: ModelIdentity) -> None:
         """Raise unless a copy answers and holds the model."""

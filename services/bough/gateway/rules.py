@@ -16,6 +16,7 @@ from bough.common.sampling import (
     MAX_TOP_LOGPROBS,
     TOP_K_ALL,
     Grammar,
+    Reasoning,
     SamplingParams,
     TextOptions,
 )
@@ -52,6 +53,8 @@ ACCEPTED: dict[str, str] = {
     "stop": f"a string, or a list of at most {MAX_STOP_STRINGS} strings, of 1 to {MAX_STOP_LENGTH} characters each",
     "stop_token_ids": f"a list of at most {MAX_STOP_TOKEN_IDS} token ids",
     "logit_bias": "an object of token ids and numbers from -100 to 100",
+    "thinking_budget": "an integer from 0",
+    "max_thinking_tokens": "an integer from 0",
     "top_logprobs": f"an integer from 0 to {MAX_TOP_LOGPROBS}",
 }
 """What is accepted for an option, in words; the checks below hold it."""
@@ -90,6 +93,8 @@ def check(request: GenerationRequest, identity: ModelIdentity) -> None:
         raise refuse(name("n"), request.n, f"at most {MAX_SEQUENCES} sequences a call (prompts times n)")
     _check_numbers(request.options, name)
     _check_stops(request.options, identity, name)
+    if request.thinking_budget is not None and request.thinking_budget < 0:
+        raise refuse(name("thinking_budget"), request.thinking_budget, ACCEPTED["thinking_budget"])
     for token, bias in request.options.logit_bias.items():
         if not 0 <= token < identity.vocab_size or not -100 <= bias <= 100:
             accepted = f"{ACCEPTED['logit_bias']} (ids from 0 to {identity.vocab_size - 1})"
@@ -144,7 +149,12 @@ def check_length(request: GenerationRequest, num_prompt_tokens: int, identity: M
 
 
 def sampling_params(
-    request: GenerationRequest, defaults: GenerationDefaults, *, max_tokens: int, grammar: Grammar | None
+    request: GenerationRequest,
+    defaults: GenerationDefaults,
+    *,
+    max_tokens: int,
+    grammar: Grammar | None,
+    reasoning: Reasoning | None = None,
 ) -> SamplingParams:
     """The request's own values, else the model's, else neutral ones. A seed is drawn where there is none."""
     options = request.options
@@ -169,15 +179,16 @@ def sampling_params(
         logit_bias=tuple(sorted(options.logit_bias.items())),
         top_logprobs=options.top_logprobs,
         grammar=grammar,
+        reasoning=reasoning,
     )
 
 
-def text_options(options: SamplingOptions) -> TextOptions:
-    """How the text of a request is made."""
+def text_options(options: SamplingOptions, *, special_tokens: bool = False) -> TextOptions:
+    """How the text of a request is made; with `special_tokens` they are left in whatever the client wants."""
     return TextOptions(
         stop=tuple(dict.fromkeys(options.stop)),
         include_stop=options.include_stop,
-        skip_special_tokens=options.skip_special_tokens,
+        skip_special_tokens=options.skip_special_tokens and not special_tokens,
     )
 
 

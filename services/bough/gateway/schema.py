@@ -167,15 +167,6 @@ class Tool(_Body):
     function: dict[str, Any]
 
 
-_TOOL_CHOICE = '"none" or "auto": forcing a tool call is not supported yet'
-
-
-def _tool_choice(value: Any) -> Any:
-    if value not in (None, "none", "auto"):
-        raise RefusedValue(refuse("tool_choice", value, _TOOL_CHOICE))
-    return value
-
-
 class ChatBody(GenerationBody):
     """The body of POST /v1/chat/completions."""
 
@@ -184,11 +175,14 @@ class ChatBody(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Tool] | None = None
-    tool_choice: Annotated[str | None, BeforeValidator(_tool_choice)] = None
+    tool_choice: str | dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    separate_reasoning: bool | None = None
+    thinking_budget: int | None = None
+    max_thinking_tokens: int | None = None
     parallel_tool_calls: bool | None = None
     prediction: Any = None
     verbosity: str | None = None

@@ -20,6 +20,7 @@ from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.endpoints import GenerationEndpoints
 from bough.gateway.generate import Generator
 from bough.gateway.http_server import HttpServer, SharedListener
+from bough.gateway.markup import Markup, check_names
 from bough.gateway.metrics import GatewayMetrics
 from bough.gateway.pages import Pages
 from bough.gateway.peers import GrammarCompiler, Tokenizer, retry_policy
@@ -47,6 +48,7 @@ class GatewayService:
     def __init__(self, settings: Settings) -> None:
         if settings.model is None:
             raise ModelError("the gateway needs a model directory: set model")
+        check_names(settings.tool_parser, settings.reasoning_parser)
         self._settings = settings
         self._model = read_model_files(
             settings.model, served_name=settings.served_model_name, max_context=settings.max_context
@@ -93,7 +95,17 @@ class Gateway:
         )
         metrics = GatewayMetrics(self.telemetry)
         self._generator = Generator(
-            model=model, tokenizer=self._tokenizer, grammar=self._grammar, pool=self._pool, metrics=metrics
+            model=model,
+            tokenizer=self._tokenizer,
+            grammar=self._grammar,
+            markup=Markup(
+                tool_parser=settings.tool_parser,
+                reasoning_parser=settings.reasoning_parser,
+                template=self._tokenizer.chat_template,
+                encode=self._tokenizer.encode_one,
+            ),
+            pool=self._pool,
+            metrics=metrics,
         )
         self._surroundings = Surroundings(
             tokenizer=self._tokenizer,

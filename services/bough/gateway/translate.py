@@ -8,8 +8,9 @@ from bough.common.sampling import MAX_TOP_LOGPROBS
 from bough.gateway.constraints import body_constraint
 from bough.gateway.domain import GenerationRequest, IdsPrompt, Prompt, SamplingOptions, TextPrompt
 from bough.gateway.errors import refuse
-from bough.gateway.messages import chat_prompt
+from bough.gateway.messages import chat_prompt, thinking_budget
 from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody, logit_bias_ids
+from bough.gateway.tools import tool_use
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of completions; chats go on to the end of the context."""
@@ -48,13 +49,19 @@ def chat_request(body: ChatBody) -> GenerationRequest:
     names = {"include_stop": "include_stop_str_in_output", "prompt": "messages"}
     if newer is not None:
         names["max_tokens"] = "max_completion_tokens"
+    if body.max_thinking_tokens is not None:
+        names["thinking_budget"] = "max_thinking_tokens"
+    constraint = body_constraint(body)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return GenerationRequest(
         prompts=(chat_prompt(body),),
         model=body.model or "",
         n=1 if body.n is None else body.n,
         options=_options(body, max_tokens=older if newer is None else newer, top_logprobs=top_logprobs),
-        constraint=body_constraint(body),
+        constraint=constraint,
+        tools=tool_use(body, constraint),
+        separate_reasoning=body.separate_reasoning is not False,
+        thinking_budget=thinking_budget(body),
         cache_salt=body.cache_salt or "",
         names=names,
     )
