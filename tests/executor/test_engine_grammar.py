@@ -131,7 +131,7 @@ class BrokenMatcher:
         self._accepted += 1
         return self._in_fill or self._accepted < 3
 
-    def forced(self) -> list[int]:
+    def forced(self, most: int) -> list[int]:
         return []
 
     def rollback(self, num_tokens: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import xgrammar
 
 from bough.common.sampling import FinishReason, Grammar, GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
+from bough.executor.forced_text import ForcedText
 from bough.executor.grammars import GrammarMatcher
 from bough.executor.jump_forward import MAX_DRAFTS
 from bough.executor.orders import Admission, Orders
@@ -43,23 +44,37 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> ModelRunner:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> xgrammar.CompiledGrammar:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    TOKENIZER.save(str(path))
-    info = xgrammar_tokenizer_info(read_vocabulary(path), vocab_size=512, stop_token_ids=[EOS])
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    TOKENIZER.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def info(tokenizer_dir: Path) -> xgrammar.TokenizerInfo:
+    read: xgrammar.TokenizerInfo = xgrammar_tokenizer_info(
+        read_vocabulary(tokenizer_dir), vocab_size=512, stop_token_ids=[EOS]
+    )
+    return read
+
+
+@pytest.fixture(scope="module")
+def compiled(info: xgrammar.TokenizerInfo) -> xgrammar.CompiledGrammar:
     return xgrammar.GrammarCompiler(info).compile_json_schema(SCHEMA, any_whitespace=False)
 
 
-def encode(text: str) -> Sequence[int]:
-    ids: list[int] = TOKENIZER.encode(text, add_special_tokens=False).ids
-    return ids
+@pytest.fixture
+def guesses(tokenizer_dir: Path, info: xgrammar.TokenizerInfo) -> ForcedText:
+    return ForcedText(tokenizer_dir, info.decoded_vocab, adds_prefix_space=False)
 
 
 class Run:
     """Requests, with drafts or without."""
 
-    def __init__(self, runner: ModelRunner, compiled: xgrammar.CompiledGrammar, **limits: Any) -> None:
-        self._runner, self._compiled, self._limits = runner, compiled, limits
+    def __init__(
+        self, runner: ModelRunner, compiled: xgrammar.CompiledGrammar, guesses: ForcedText, **limits: Any
+    ) -> None:
+        self._runner, self._compiled, self._guesses, self._limits = runner, compiled, guesses, limits
 
     def request(self, number: int, **sampling: Any) -> dict[str, Any]:
         return {"request": number, "prompt": random_tokens(7 * number, number), "seed": number, **sampling}
@@ -69,7 +84,7 @@ class Run:
         driver = EngineDriver(make_engine(self._runner, eos=[EOS], **self._limits))
         admissions: list[Admission] = []
         for fields in requests:
-            matcher = GrammarMatcher(self._compiled, encode if drafts else None)
+            matcher = GrammarMatcher(self._compiled, self._guesses if drafts else None)
             admissions.append(admission(**{"max_tokens": 200, "grammar": GRAMMAR, "matcher": matcher, **fields}))
         admissions += [admission(900 + i, random_tokens(30, i), max_tokens=40) for i in range(plain)]
         driver.admit(*admissions)
@@ -108,9 +123,9 @@ SAMPLINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda fields: "-".join(map(str, fields)))
 def test_outputs_are_the_same_in_fewer_steps(
-    runner: ModelRunner, compiled: xgrammar.CompiledGrammar, sampling: dict[str, Any]
+    runner: ModelRunner, compiled: xgrammar.CompiledGrammar, guesses: ForcedText, sampling: dict[str, Any]
 ) -> None:
-    run = Run(runner, compiled)
+    run = Run(runner, compiled, guesses)
     requests = [run.request(number, **sampling) for number in range(1, 6)]
     without, steps = run.outcome(requests, drafts=False, plain=3)
     with_drafts, fewer = run.outcome(requests, drafts=True, plain=3)
@@ -123,9 +138,9 @@ def test_outputs_are_the_same_in_fewer_steps(
 
 
 def test_all_kinds_of_requests_share_a_batch_with_drafts(
-    runner: ModelRunner, compiled: xgrammar.CompiledGrammar
+    runner: ModelRunner, compiled: xgrammar.CompiledGrammar, guesses: ForcedText
 ) -> None:
-    run = Run(runner, compiled)
+    run = Run(runner, compiled, guesses)
     requests = [run.request(number, **sampling) for number, sampling in enumerate(SAMPLINGS, 1)]
     without, _ = run.outcome(requests, drafts=False, plain=4)
     with_drafts, _ = run.outcome(requests, drafts=True, plain=4)
@@ -133,14 +148,14 @@ def test_all_kinds_of_requests_share_a_batch_with_drafts(
 
 
 @pytest.mark.parametrize(
-    "limits", [{"token_budget": 45}, {"token_budget": 300, "num_pages": 40}], ids=["budget", "pages"]
+    "limits", [{"token_budget": 45}, {"token_budget": 300, "num_pages": 18}], ids=["budget", "pages"]
 )
 def test_few_tokens_a_step_and_few_pages_change_nothing(
-    compiled: xgrammar.CompiledGrammar, tmp_path: Any, limits: dict[str, int]
+    compiled: xgrammar.CompiledGrammar, guesses: ForcedText, tmp_path: Any, limits: dict[str, int]
 ) -> None:
     pages = {"num_pages": limits.pop("num_pages")} if "num_pages" in limits else {}
     runner = load_runner(write_checkpoint("qwen3", tmp_path / "model"), **pages)
-    run = Run(runner, compiled, **limits)
+    run = Run(runner, compiled, guesses, **limits)
     requests = [run.request(number, temperature=1.0) for number in range(1, 13)]
     without, _ = run.outcome(requests, drafts=False)
     with_drafts, _ = run.outcome(requests, drafts=True)
@@ -162,8 +177,8 @@ class Prophet:
         self.accepted.append(token)
         return True
 
-    def forced(self) -> list[int]:
-        return self.drafts[len(self.accepted) :][:64]
+    def forced(self, most: int) -> list[int]:
+        return self.drafts[len(self.accepted) :][:most]
 
     def rollback(self, num_tokens: int) -> None:
         del self.accepted[len(self.accepted) - num_tokens :]
@@ -207,15 +222,15 @@ def test_no_more_is_tried_at_once_than_the_limit(runner: ModelRunner) -> None:
 
 
 def test_a_request_may_be_cancelled_between_steps_with_drafts(
-    runner: ModelRunner, compiled: xgrammar.CompiledGrammar
+    runner: ModelRunner, compiled: xgrammar.CompiledGrammar, guesses: ForcedText
 ) -> None:
-    run = Run(runner, compiled)
+    run = Run(runner, compiled, guesses)
     engine = make_engine(runner, eos=[EOS])
     free = engine.gauges().pages_free + engine.gauges().pages_cached
     driver = EngineDriver(engine)
     for number in range(1, 6):
         fields = run.request(number, temperature=1.0)
-        driver.admit(admission(**fields, max_tokens=200, grammar=GRAMMAR, matcher=GrammarMatcher(compiled, encode)))
+        driver.admit(admission(**fields, max_tokens=200, grammar=GRAMMAR, matcher=GrammarMatcher(compiled, guesses)))
     for number in range(1, 6):
         for _ in range(4):
             driver.step()

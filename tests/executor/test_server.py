@@ -42,7 +42,7 @@ class AnyMatcher:
     def accept(self, token: int) -> bool:
         return True
 
-    def forced(self) -> list[int]:
+    def forced(self, most: int) -> list[int]:
         return []
 
     def rollback(self, num_tokens: int) -> None: ...

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import Grammar
 from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
-from bough.executor.text_encoder import TextEncoder
+from bough.executor.forced_text import ForcedText
 
 if TYPE_CHECKING:
     import xgrammar
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 """Gives the format and the serialized form of a grammar; BoughError when it cannot be had."""
 
-Encode = Callable[[str], Sequence[int]]
-
 
 class GrammarMatcher:
     """Follows one sequence through its grammar.
 
     Args:
         compiled: The grammar.
-        encode: Token ids of text in the middle of an output; None: nothing is said to be forced.
+        guesses: Guesses tokens where text must follow; None: none are guessed.
     """
 
-    def __init__(self, compiled: xgrammar.CompiledGrammar, encode: Encode | None = None) -> None:
+    def __init__(self, compiled: xgrammar.CompiledGrammar, guesses: ForcedText | None = None) -> None:
         import xgrammar
 
         self._matcher = xgrammar.GrammarMatcher(compiled)
-        self._encode = encode
+        self._guesses = guesses
+        self._forced = b""
+        self._since: list[int] = []
 
     def fill(self, bitmask: Tensor, line: int) -> None:
         """Write what is allowed next into `bitmask[line]`, int32 words."""
@@ -47,19 +47,27 @@ class GrammarMatcher:
 
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
-        return bool(self._matcher.accept_token(token))
+        accepted = bool(self._matcher.accept_token(token))
+        if accepted and self._forced:
+            self._since.append(token)
+        return accepted
 
-    def forced(self) -> Sequence[int]:
-        """Tokens of the text that must follow."""
-        if self._encode is None:
+    def forced(self, most: int) -> Sequence[int]:
+        """Tokens that probably stand for the text that must follow."""
+        if self._guesses is None:
             return ()
+        if self._forced:
+            self._guesses.note(self._forced, self._since)
+            self._since.clear()
         text: str = self._matcher.find_jump_forward_string()
-        return self._encode(text) if text else ()
+        self._forced = text.encode()
+        return self._guesses.drafts(self._forced, most) if text else ()
 
     def rollback(self, num_tokens: int) -> None:
         """Go back before the last accepted tokens."""
         if num_tokens:
             self._matcher.rollback(num_tokens)
+            del self._since[-num_tokens:]
 
     @property
     def is_done(self) -> bool:
@@ -75,7 +83,7 @@ class GrammarStore:
         vocab_size: Columns of the logits.
         stop_token_ids: The model's end-of-sequence ids.
         fetch: Asks the grammar service.
-        jumps: Matchers say which tokens must follow.
+        jumps: Matchers guess tokens where text must follow.
         max_bytes: Bound of the compiled forms together.
     """
 
@@ -96,7 +104,7 @@ class GrammarStore:
         self._max_bytes = max_bytes
         self._jumps = jumps
         self._info: Any = None
-        self._encode: Encode | None = None
+        self._guesses: ForcedText | None = None
         self._reading = threading.Lock()
         self._compiled: OrderedDict[bytes, xgrammar.CompiledGrammar] = OrderedDict()
         self._fetching: dict[bytes, asyncio.Task[xgrammar.CompiledGrammar]] = {}
@@ -111,14 +119,14 @@ class GrammarStore:
         compiled = self._compiled.get(grammar.key)
         if compiled is not None:
             self._compiled.move_to_end(grammar.key)
-            return GrammarMatcher(compiled, self._encode)
+            return GrammarMatcher(compiled, self._guesses)
         task = self._fetching.get(grammar.key)
         if task is None:
             task = self._fetching[grammar.key] = asyncio.create_task(self._get(grammar))
             # All who wait may be cancelled; the error then belongs to nobody.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         compiled = await asyncio.shield(task)
-        return GrammarMatcher(compiled, self._encode)
+        return GrammarMatcher(compiled, self._guesses)
 
     async def close(self) -> None:
         """Give up what is being fetched."""
@@ -151,11 +159,13 @@ class GrammarStore:
 
     def _read_vocabulary(self) -> None:
         vocabulary = read_vocabulary(self._model_dir)
-        if self._jumps:
-            self._encode = TextEncoder(self._model_dir, adds_prefix_space=vocabulary.adds_prefix_space)
         self._info = xgrammar_tokenizer_info(
             vocabulary, vocab_size=self._vocab_size, stop_token_ids=self._stop_token_ids
         )
+        if self._jumps:
+            self._guesses = ForcedText(
+                self._model_dir, self._info.decoded_vocab, adds_prefix_space=vocabulary.adds_prefix_space
+            )
 
     def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
         if compiled.memory_size_bytes > self._max_bytes:

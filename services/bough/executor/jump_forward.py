@@ -28,6 +28,6 @@ def drafts_of(running: Running) -> Sequence[int]:
     if room < 1 or produced < params.min_tokens:
         return ()
     assert matcher is not None
-    drafts = matcher.forced()[:room]
+    drafts = matcher.forced(room)
     stops = running.stop.stop_token_ids
     return next((drafts[:index] for index, token in enumerate(drafts) if token in stops), drafts)

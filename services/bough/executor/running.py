@@ -23,8 +23,8 @@ class Matcher(Protocol):
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
 
-    def forced(self) -> Sequence[int]:
-        """Tokens of text that must follow, as the tokenizer would cut it; other tokens may be as right."""
+    def forced(self, most: int) -> Sequence[int]:
+        """Tokens that probably stand for the text that must follow, `most` at most; others may be as right."""
 
     def rollback(self, num_tokens: int) -> None:
         """Go back before the last accepted tokens."""

@@ -43,7 +43,7 @@ class Allowing:
     def accept(self, token: int) -> bool:
         return token in self._tokens
 
-    def forced(self) -> list[int]:
+    def forced(self, most: int) -> list[int]:
         return []
 
     def rollback(self, num_tokens: int) -> None: ...
