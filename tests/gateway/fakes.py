@@ -274,6 +274,9 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     identity: ModelIdentity
     chats: list[tokenizer_pb2.EncodeChatRequest] = field(default_factory=list)
     traceparents: list[str] = field(default_factory=list)
+    chat_template: str = ""
+    tail: str = ""
+    """Ends each rendered chat."""
 
     async def Encode(self, request: tokenizer_pb2.EncodeRequest, context: Context) -> tokenizer_pb2.EncodeResponse:
         self._note(context)
@@ -288,12 +291,15 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         text = "|".join(message.get("content") or "" for message in json.loads(request.messages_json))
         if "raise" in text:
             raise InvalidRequestError("the chat template raised: no system message, please")
+        text += self.tail
         return tokenizer_pb2.EncodeChatResponse(ids=map(ord, text), text=text)
 
     async def Describe(
         self, request: tokenizer_pb2.TokenizerDescribeRequest, context: Context
     ) -> tokenizer_pb2.TokenizerDescribeResponse:
-        return tokenizer_pb2.TokenizerDescribeResponse(identity=encode_identity(self.identity), epoch=1)
+        return tokenizer_pb2.TokenizerDescribeResponse(
+            identity=encode_identity(self.identity), epoch=1, chat_template=self.chat_template
+        )
 
     def _note(self, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
