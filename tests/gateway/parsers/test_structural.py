@@ -1,0 +1,153 @@
+"""A model that is held to a format writes calls of its tools, as the format's parser reads them, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+import xgrammar
+
+from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
+from bough.demo import model_dir
+from bough.gateway.parsers.registry import TOOL_FORMATS, ToolSpec
+from tests.gateway.parsers.assembly import TOOLS
+from tests.gateway.parsers.renderings import RENDERINGS, Call
+
+ONE: list[Call] = [("get_weather", {"city": "Ulm", "days": 3})]
+TWO: list[Call] = [*ONE, ("ping", {})]
+STRICT = ToolSpec(
+    name="get_weather",
+    parameters={
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    strict=True,
+)
+WRITTEN_OTHERWISE = {"pythonic"}
+"""The grammar writes values in JSON, of which Python's own words are no part."""
+WITHOUT_SECOND_CALL = {"gpt_oss"}
+RENDERED = sorted(set(RENDERINGS) - {"llama3, marked"})
+
+
+@cache
+def compiler() -> xgrammar.GrammarCompiler:
+    vocabulary = read_vocabulary(model_dir())
+    config = json.loads((model_dir() / "config.json").read_text())
+    info = xgrammar_tokenizer_info(vocabulary, vocab_size=config["vocab_size"], stop_token_ids=[0])
+    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+
+
+def accepts(tag: dict[str, Any], text: str) -> bool:
+    """Whether the text is a whole output under the constraint, as it travels: in JSON."""
+    matcher = xgrammar.GrammarMatcher(compiler().compile_structural_tag(json.dumps(tag)))
+    return bool(matcher.accept_string(text)) and bool(matcher.is_completed())
+
+
+def tag_of(rendering: str, *tools: ToolSpec, **options: bool) -> dict[str, Any]:
+    name = RENDERINGS[rendering][0]
+    defaults = {"required": False, "parallel": True, "reads_schema": True}
+    return TOOL_FORMATS[name].structural_tag(tools or TOOLS, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("rendering", sorted(set(RENDERED) - WRITTEN_OTHERWISE))
+@pytest.mark.parametrize("required", [True, False])
+def test_calls_are_accepted_as_the_format_writes_them(rendering: str, required: bool) -> None:
+    render = RENDERINGS[rendering][1]
+    tag = tag_of(rendering, required=required)
+    assert accepts(tag, render(ONE))
+    assert accepts(tag, render([("ping", {})]))
+    assert accepts(tag, render(TWO)) is (rendering not in WITHOUT_SECOND_CALL)
+
+
+@pytest.mark.parametrize("rendering", RENDERED)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_tool_that_there_is_not_is_refused(rendering: str, required: bool) -> None:
+    render = RENDERINGS[rendering][1]
+    tag = tag_of(rendering, STRICT, required=required)
+    wrong = render([("get_time", {"city": "Ulm"})])
+    # Without a marker that only calls have, a list in Python or in brackets of another name is text.
+    assert accepts(tag, wrong) is (rendering.startswith("pythonic") and not required)
+
+
+@pytest.mark.parametrize("rendering", sorted(set(RENDERED) - WRITTEN_OTHERWISE))
+@pytest.mark.parametrize("required", [True, False])
+def test_arguments_of_a_strict_tool_follow_its_schema(rendering: str, required: bool) -> None:
+    render = RENDERINGS[rendering][1]
+    strict = tag_of(rendering, STRICT, required=required)
+    assert accepts(strict, render(ONE))
+    assert accepts(strict, render([("get_weather", {"city": "Ulm"})]))
+    assert not accepts(strict, render([("get_weather", {"city": "Ulm", "days": "three"})]))
+    assert not accepts(strict, render([("get_weather", {"days": 3})]))
+    assert not accepts(strict, render([("get_weather", {})]))
+
+
+@pytest.mark.parametrize("rendering", sorted(set(RENDERED) - WRITTEN_OTHERWISE))
+def test_arguments_are_any_object_where_no_schema_is_read(rendering: str) -> None:
+    render = RENDERINGS[rendering][1]
+    loose = ToolSpec(name=STRICT.name, parameters=STRICT.parameters)
+    other = render([("get_weather", {"days": "three", "other": [1, {"a": None}]})])
+    assert accepts(tag_of(rendering, loose, required=True), other)
+    assert accepts(tag_of(rendering, STRICT, required=True, reads_schema=False), other)
+    assert not accepts(tag_of(rendering, STRICT, required=True), other)
+
+
+@pytest.mark.parametrize("rendering", RENDERED)
+def test_text_is_free_unless_a_call_is_required(rendering: str) -> None:
+    assert accepts(tag_of(rendering), "No call is needed: 7 < 12 and [1].")
+    assert not accepts(tag_of(rendering, required=True), "No call is needed.")
+    assert not accepts(tag_of(rendering, required=True), "")
+
+
+@pytest.mark.parametrize("rendering", sorted(set(RENDERED) - WRITTEN_OTHERWISE))
+def test_text_may_stand_before_a_call_unless_one_is_required(rendering: str) -> None:
+    text = "Let me see.\n" + RENDERINGS["llama3, marked" if rendering == "llama3" else rendering][1](ONE)
+    assert accepts(tag_of(rendering), text)
+    assert not accepts(tag_of(rendering, required=True), text)
+
+
+@pytest.mark.parametrize("rendering", sorted(set(RENDERED) - WRITTEN_OTHERWISE))
+@pytest.mark.parametrize("required", [True, False])
+def test_one_call_is_all_there_is_without_parallel_calls(rendering: str, required: bool) -> None:
+    render = RENDERINGS[rendering][1]
+    tag = tag_of(rendering, required=required, parallel=False)
+    assert accepts(tag, render(ONE))
+    assert not accepts(tag, render(TWO))
+
+
+def test_behind_thoughts_a_call_of_gpt_oss_begins_with_the_role() -> None:
+    render = RENDERINGS["gpt_oss"][1]
+    assert accepts(tag_of("gpt_oss", required=True), "<|start|>assistant" + render(ONE))
+    assert accepts(tag_of("gpt_oss", required=True), render(ONE).removesuffix("<|call|>"))
+
+
+@pytest.mark.parametrize(
+    ("required", "good", "bad"),
+    [
+        ([], ["", "a=1", 'a=1, b="x"', 'b="x"'], ['b="x", a=1', "a=1,", "c=1"]),
+        (["b"], ['b="x"', 'b="x", a=1'], ["", "a=1", 'a=1, b="x"']),
+        (["a", "b"], ['a=1, b="x"'], ["a=1", 'b="x"']),
+    ],
+)
+def test_keywords_come_in_order_those_required_first(required: list[str], good: list[str], bad: list[str]) -> None:
+    properties = {"a": {"$ref": "#/$defs/Number"}, "b": {"type": "string"}}
+    schema = {"properties": properties, "required": required, "$defs": {"Number": {"type": "integer"}}}
+    tag = tag_of("pythonic", ToolSpec(name="f", parameters=schema, strict=True), required=True)
+    assert all(accepts(tag, f"[f({arguments})]") for arguments in good)
+    assert not any(accepts(tag, f"[f({arguments})]") for arguments in bad)
+
+
+def test_a_schema_without_a_type_is_that_of_an_object() -> None:
+    tool = ToolSpec(name="f", parameters={"properties": {"a": {"type": "integer"}}}, strict=True)
+    tag = tag_of("mistral_v11", tool, required=True)
+    assert accepts(tag, '[TOOL_CALLS]f[ARGS]{"a": 1}')
+    assert not accepts(tag, "[TOOL_CALLS]f[ARGS]1")
+
+
+def test_white_space_between_arguments_has_a_bound() -> None:
+    tag = tag_of("mistral_v11", required=True)
+    assert accepts(tag, "[TOOL_CALLS]ping[ARGS]{" + " " * 10 + "}")
+    assert not accepts(tag, "[TOOL_CALLS]ping[ARGS]{" + " " * 30 + "}")
