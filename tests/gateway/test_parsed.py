@@ -68,6 +68,13 @@ def test_every_place_of_one_cut() -> None:
         assert read_all(reading().reader(), [TEXT[:place], TEXT[place:]]) == expected, place
 
 
+def test_arguments_are_not_held_back_until_they_are_whole() -> None:
+    reader, before = reading().reader(), TEXT.index("[1, 2]")
+    reader.read(piece(TEXT[:before]))
+    delta = reader.read(piece("[1,"))
+    assert [(call.index, call.name, call.arguments) for call in delta.calls] == [(0, None, "[1,")]
+
+
 def test_the_last_piece_may_be_empty() -> None:
     assert read_all(reading().reader(), [TEXT, ""]) == read_all(reading().reader(), [TEXT])
 
