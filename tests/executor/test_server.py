@@ -20,7 +20,7 @@ from bough.common.model import ModelIdentity
 from bough.common.requests import StartedRequest
 from bough.common.rpc.channel import open_channel
 from bough.common.rpc.server import RpcServer
-from bough.common.sampling import FinishReason, Grammar
+from bough.common.sampling import FinishReason, Grammar, SamplingParams
 from bough.executor.orders import Capacity, Gauges, Orders, StepReport
 from bough.executor.running import Matcher
 from bough.executor.server import ExecutorServicer
@@ -66,9 +66,10 @@ class Fixture:
         self.server = RpcServer(address)
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(self.servicer, self.server.server)
 
-    def _matcher(self, grammar: Grammar) -> Awaitable[Matcher]:
+    def _matcher(self, params: SamplingParams) -> Awaitable[Matcher]:
         answer: asyncio.Future[Matcher] = asyncio.get_running_loop().create_future()
-        self.grammars.put_nowait((grammar, answer))
+        assert params.grammar is not None
+        self.grammars.put_nowait((params.grammar, answer))
         return answer
 
     async def next_orders(self) -> Orders:

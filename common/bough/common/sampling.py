@@ -93,6 +93,11 @@ class SamplingParams:
     reasoning: Reasoning | None = None
     """None: a grammar applies from the first token on."""
 
+    @property
+    def needs_matcher(self) -> bool:
+        """What may follow depends on the tokens before."""
+        return self.grammar is not None or (self.reasoning is not None and self.reasoning.max_tokens is not None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:

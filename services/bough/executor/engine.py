@@ -286,7 +286,7 @@ class Engine:
                 f"prompt: token id {largest} is not below the vocabulary size {self._model.vocab_size}", field="prompt"
             )
         matcher = admission.matcher
-        if (matcher is None) != (admission.sampling.grammar is None):
+        if (matcher is None) == admission.sampling.needs_matcher:
             raise InternalError("a request with a grammar came without its matcher")
         if matcher is not None:
             for token in admission.produced:

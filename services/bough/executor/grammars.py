@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bough.common.errors import InvalidRequestError
-from bough.common.sampling import Grammar
+from bough.common.sampling import Grammar, SamplingParams
 from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
 from bough.executor.forced_text import ForcedText
+from bough.executor.reasoning import ReasoningMatcher
+from bough.executor.running import Matcher
 
 if TYPE_CHECKING:
     import xgrammar
@@ -51,6 +53,10 @@ class GrammarMatcher:
         if accepted and self._forced:
             self._since.append(token)
         return accepted
+
+    def accept_text(self, data: bytes) -> bool:
+        """Advance by text that is no token of its own; False when the grammar does not allow it."""
+        return bool(self._matcher.accept_string(data))
 
     def forced(self, most: int) -> Sequence[int]:
         """Tokens that probably stand for the text that must follow."""
@@ -105,10 +111,27 @@ class GrammarStore:
         self._jumps = jumps
         self._info: Any = None
         self._guesses: ForcedText | None = None
+        self._token_bytes: list[bytes] | None = None
         self._reading = threading.Lock()
         self._compiled: OrderedDict[bytes, xgrammar.CompiledGrammar] = OrderedDict()
         self._fetching: dict[bytes, asyncio.Task[xgrammar.CompiledGrammar]] = {}
         self._size_bytes = 0
+
+    async def matcher_of(self, params: SamplingParams) -> Matcher:
+        """What follows a request that `needs_matcher`.
+
+        Raises:
+            BoughError: As `matcher`.
+        """
+        answer = None if params.grammar is None else await self.matcher(params.grammar)
+        if params.reasoning is None:
+            assert answer is not None
+            return answer
+        if self._token_bytes is None:
+            self._token_bytes = await asyncio.to_thread(self._read_token_bytes)
+        return ReasoningMatcher(
+            params.reasoning, answer, token_bytes=self._token_bytes, stop_token_ids=self._stop_token_ids
+        )
 
     async def matcher(self, grammar: Grammar) -> GrammarMatcher:
         """A matcher at the beginning of a grammar; fetches the compiled form unless it is here.
@@ -166,6 +189,16 @@ class GrammarStore:
             self._guesses = ForcedText(
                 self._model_dir, self._info.decoded_vocab, adds_prefix_space=vocabulary.adds_prefix_space
             )
+
+    def _read_token_bytes(self) -> list[bytes]:
+        with self._reading:
+            if self._info is None:
+                self._read_vocabulary()
+        found: list[bytes] = list(self._info.decoded_vocab)
+        vocabulary = read_vocabulary(self._model_dir)
+        for token in vocabulary.special_ids:
+            found[token] = (vocabulary.tokens[token] or "").encode()
+        return found
 
     def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
         if compiled.memory_size_bytes > self._max_bytes:

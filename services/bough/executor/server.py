@@ -16,7 +16,7 @@ from bough.common.errors import BoughError, InvalidRequestError, UnavailableErro
 from bough.common.model import ModelIdentity, check_same_model
 from bough.common.requests import RequestFailure
 from bough.common.rpc.streams import StreamWriter, pump
-from bough.common.sampling import Grammar
+from bough.common.sampling import SamplingParams
 from bough.executor.codec import decode_orders, decode_resumes, encode_attached, encode_capacity, encode_report
 from bough.executor.orders import Admission, Capacity, Orders, StepReport
 from bough.executor.run_log import RunLog
@@ -27,7 +27,7 @@ from bough.rpc.v1 import executor_pb2_grpc
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-MatcherSource = Callable[[Grammar], Awaitable[Matcher]]
+MatcherSource = Callable[[SamplingParams], Awaitable[Matcher]]
 
 MAX_BACKLOG_TOKENS = 1_000_000
 """Tokens gathered for a scheduler that does not read before its stream is cut; it comes back and resumes."""
@@ -44,7 +44,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         identity: The model.
         epoch: Start of this process.
         send: Hands orders to the engine.
-        matcher_source: Gives the matcher of a grammar, fetching the grammar first.
+        matcher_source: Gives the matcher of a request that needs one, fetching its grammar first.
     """
 
     def __init__(
@@ -169,11 +169,11 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._cancel(orders.cancels)
         number = self._order_number + 1
         fresh = [admission for admission in orders.admissions if self._log.admit(admission, number)]
-        orders.admissions = [admission for admission in fresh if admission.sampling.grammar is None]
+        orders.admissions = [admission for admission in fresh if not admission.sampling.needs_matcher]
         self._send(orders)
         for admission in fresh:
-            if admission.sampling.grammar is not None:
-                task = asyncio.create_task(self._admit_with_grammar(admission, admission.sampling.grammar))
+            if admission.sampling.needs_matcher:
+                task = asyncio.create_task(self._admit_with_matcher(admission))
                 self._fetching[admission.request] = task
         for refusal in orders.refusals:
             self._log.refuse(refusal)
@@ -197,10 +197,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             if fetch is not None:
                 fetch.cancel()
 
-    async def _admit_with_grammar(self, admission: Admission, grammar: Grammar) -> None:
+    async def _admit_with_matcher(self, admission: Admission) -> None:
         request = admission.request
         try:
-            matcher = await self._matcher_source(grammar)
+            matcher = await self._matcher_source(admission.sampling)
         except Exception as error:
             if not isinstance(error, BoughError):
                 logger.error("a grammar cannot be used", exc_info=error)

@@ -20,7 +20,7 @@ from bough.common.model import ModelFiles, read_model_files
 from bough.common.rpc.channel import open_channel
 from bough.common.rpc.introspection import IntrospectionServicer
 from bough.common.rpc.server import RpcServer
-from bough.common.sampling import Grammar
+from bough.common.sampling import SamplingParams
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
 from bough.executor.engine import Engine, Model
@@ -163,7 +163,7 @@ class ExecutorService:
             self._failure = InternalError(f"the engine failed: {type(error).__name__}: {error}")
         self._exit()
 
-    async def _matcher(self, grammar: Grammar) -> Matcher:
+    async def _matcher(self, params: SamplingParams) -> Matcher:
         if self._grammars is None:
             channel = self._grammar_channel = open_channel(self._settings.address_of("grammar"))
             self._grammars = GrammarStore(
@@ -174,7 +174,7 @@ class ExecutorService:
                 max_bytes=self._settings.grammar_cache_mb << 20,
                 jumps=self._settings.jump_forward,
             )
-        return await self._grammars.matcher(grammar)
+        return await self._grammars.matcher_of(params)
 
 
 def _ask_to_end() -> None:
