@@ -131,6 +131,8 @@ class BrokenMatcher:
         self._accepted += 1
         return self._in_fill or self._accepted < 3
 
+    batched = None
+
     def forced(self, most: int) -> list[int]:
         return []
 

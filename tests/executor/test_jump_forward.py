@@ -170,6 +170,8 @@ class Prophet:
         self.drafts = drafts
         self.accepted: list[int] = []
 
+    batched = None
+
     def fill(self, bitmask: Any, line: int) -> None:
         pass
 

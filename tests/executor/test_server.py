@@ -42,6 +42,8 @@ class AnyMatcher:
     def accept(self, token: int) -> bool:
         return True
 
+    batched = None
+
     def forced(self, most: int) -> list[int]:
         return []
 

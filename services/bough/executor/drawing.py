@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bough.executor.mask_filler import MaskFiller
 from bough.executor.pipeline.base import Drawn
 from bough.executor.running import Running
 from bough.executor.sampling import GrammarMask, Sampler
@@ -35,6 +35,7 @@ class Drawing:
 
     def __init__(self, *, max_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         self._sampler = Sampler(max_rows=max_rows, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
+        self._filler = MaskFiller()
         self._vocab_size = vocab_size
         self._is_set: npt.NDArray[np.bool_] = np.zeros(max_rows, np.bool_)
         self._num_prompt: npt.NDArray[np.int64] = np.zeros(max_rows, np.int64)
@@ -79,25 +80,10 @@ class Drawing:
         lines = [line for line, entry in enumerate(running) if entry.matcher is not None]
         if not lines:
             return None
-        # A mask that allows all stands in where a matcher fails: the token drawn there is dropped.
-        bits = torch.full((len(lines), -(-self._vocab_size // _WORD_BITS)), -1, dtype=torch.int32)
-        for entry, own in groupby(enumerate(lines), key=lambda place: running[place[1]]):
-            self._fill(entry, list(own), bits, failed)
+        bits = torch.empty((len(lines), -(-self._vocab_size // _WORD_BITS)), dtype=torch.int32)
+        for index, reason in self._filler.fill([running[line] for line in lines], bits).items():
+            failed[lines[index]] = reason
         return GrammarMask(bits=bits, lines=lines)
-
-    def _fill(self, entry: Running, places: list[tuple[int, int]], bits: Tensor, failed: dict[int, str]) -> None:
-        """The masks of one sequence, at (index of the mask, line): after its last token, and after each draft."""
-        matcher, num_accepted = entry.matcher, 0
-        assert matcher is not None
-        for (index, line), draft in zip(places, (*entry.sequence.drafts, None), strict=False):
-            try:
-                matcher.fill(bits, index)
-                if draft is not None and matcher.accept(draft):
-                    num_accepted += 1
-            except Exception as error:
-                _note_failure(failed, line, error)
-                bits[index] = -1
-        matcher.rollback(num_accepted)
 
 
 def _note_failure(failed: dict[int, str], line: int, error: Exception) -> None:

@@ -27,6 +27,10 @@ Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 """Gives the format and the serialized form of a grammar; BoughError when it cannot be had."""
 
 
+MOST_SKIPPED = 3
+"""Tokens after which it is asked again whether text must follow, where it did not the last times."""
+
+
 class GrammarMatcher:
     """Follows one sequence through its grammar.
 
@@ -42,6 +46,7 @@ class GrammarMatcher:
         self._guesses = guesses
         self._forced = b""
         self._since: list[int] = []
+        self._num_misses = self._num_skipped = 0
 
     def fill(self, bitmask: Tensor, line: int) -> None:
         """Write what is allowed next into `bitmask[line]`, int32 words."""
@@ -65,7 +70,14 @@ class GrammarMatcher:
         if self._forced:
             self._guesses.note(self._forced, self._since)
             self._since.clear()
+            self._forced = b""
+        # In the middle of a long string the next token would be asked about in vain, over and over.
+        if self._num_skipped < self._num_misses:
+            self._num_skipped += 1
+            return ()
+        self._num_skipped = 0
         text: str = self._matcher.find_jump_forward_string()
+        self._num_misses = 0 if text else min(self._num_misses + 1, MOST_SKIPPED)
         self._forced = text.encode()
         return self._guesses.drafts(self._forced, most) if text else ()
 
@@ -74,6 +86,11 @@ class GrammarMatcher:
         if num_tokens:
             self._matcher.rollback(num_tokens)
             del self._since[-num_tokens:]
+
+    @property
+    def batched(self) -> xgrammar.GrammarMatcher:
+        """Xgrammar's own."""
+        return self._matcher
 
     @property
     def is_done(self) -> bool:

@@ -83,6 +83,11 @@ class ReasoningMatcher:
             self._answer.rollback(num_tokens)
 
     @property
+    def batched(self) -> object | None:
+        """The answer's, once it has begun."""
+        return self._answer.batched if self._has_answer and self._answer is not None else None
+
+    @property
     def is_done(self) -> bool:
         """The answer's grammar allows nothing more."""
         return self._has_answer and self._answer is not None and self._answer.is_done

@@ -30,6 +30,10 @@ class Matcher(Protocol):
         """Go back before the last accepted tokens."""
 
     @property
+    def batched(self) -> object | None:
+        """Xgrammar's matcher, where that alone knows what is allowed next."""
+
+    @property
     def is_done(self) -> bool:
         """The grammar allows nothing more."""
 

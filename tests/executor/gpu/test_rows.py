@@ -43,6 +43,8 @@ class Allowing:
     def accept(self, token: int) -> bool:
         return token in self._tokens
 
+    batched = None
+
     def forced(self, most: int) -> list[int]:
         return []
 

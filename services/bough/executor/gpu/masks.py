@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
 
 from bough.executor.gpu.rows import DeviceRows
+from bough.executor.mask_filler import MaskFiller
 from bough.executor.running import Running
-
-logger = logging.getLogger(__name__)
 
 _WORD_BITS = 32
 
@@ -27,6 +25,7 @@ class GrammarMasks:
     def __init__(self, max_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         num_words = -(-vocab_size // _WORD_BITS)
         self._bits = torch.empty((max_rows, num_words), dtype=torch.int32, pin_memory=torch.cuda.is_available())
+        self._filler = MaskFiller()
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
 
@@ -36,26 +35,18 @@ class GrammarMasks:
         Returns:
             Lines whose matcher failed, with the reason; everything is allowed there, and the token must be dropped.
         """
-        failed: dict[int, str] = {}
-        places: list[int] = []
-        for line in lines:
-            entry = running[line]
-            if entry.is_ended or entry.sequence.row is None:
-                continue  # it ended, or gave way, with a token that was under way: nobody wants the next one
-            assert entry.matcher is not None
-            index = len(places)
-            self._bits[index] = -1
-            try:
-                entry.matcher.fill(self._bits, index)
+        # Those that ended, or gave way, with a token that was under way: nobody wants their next one.
+        asked = [line for line in lines if not running[line].is_ended and running[line].sequence.row is not None]
+        if not asked:
+            return {}
+        entries = [running[line] for line in asked]
+        failed = self._filler.fill(entries, self._bits)
+        for index, entry in enumerate(entries):
+            if index not in failed:
                 self._keep_going(entry, index)
-            except Exception as error:
-                logger.error("a grammar mask cannot be filled", exc_info=error)
-                failed[line] = f"the request cannot be sampled: {error}"
-                self._bits[index] = -1
-            places.append(entry.sequence.row)
-        if places:
-            rows.set_masks(places, self._bits[: len(places)])
-        return failed
+        places = [row for entry in entries if (row := entry.sequence.row) is not None]
+        rows.set_masks(places, self._bits[: len(places)])
+        return {asked[index]: reason for index, reason in failed.items()}
 
     def _keep_going(self, entry: Running, index: int) -> None:
         """Forbid the tokens that end the text before `min_tokens`, unless the grammar allows no others."""
