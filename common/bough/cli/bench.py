@@ -21,12 +21,14 @@ _EPILOG = """WHAT is one of
   http                closed loops on the server at --base-url, 512 tokens in and 256 out, from
                       several client processes; and chats beside long prompts
   gpu                 offline and http, for each of --models and each of --engines
+  grammar             structured output on servers started for it: with jump-forward and without, free
+                      text beside it, new schemas; and vLLM's from --peers-dir
   generator           what this load generator itself can take
   tokens, chat, shared-prefix, long-beside-short, burst, soak
                       a load on the server at --base-url, Bough's or any other with OpenAI's API
 """
 _WHAT = (
-    *("all", "executor", "offline", "http", "gpu", "generator"),
+    *("all", "executor", "offline", "http", "gpu", "grammar", "generator"),
     *("tokens", "chat", "shared-prefix", "long-beside-short", "burst", "soak"),
 )
 

@@ -10,13 +10,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bough.load import ceiling, gpu_bench, gpu_report, results
+from bough.load import ceiling, gpu_bench, gpu_report, grammar_bench, results
 from bough.load.cases import decode_case, median, prefill_case
 from bough.load.client_processes import processes_for
 from bough.load.comparison import DECODE_ROWS, Comparison, Peers
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
         print(results.load_table(measured))
     elif options.what == "all":
         print(results.report(result))
+    elif options.what == "grammar":
+        print(grammar_bench.report(measured))
     elif options.what in ("offline", "http", "gpu"):
         print(gpu_report.report(result))
     else:
@@ -88,6 +91,20 @@ def _on_gpu(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
     return gpu_bench.GpuBench(plan, _say, save).run()
 
 
+def _grammar(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
+    plan = grammar_bench.GrammarOptions(
+        model_dir=options.model_dir,
+        peers_dir=options.peers_dir,
+        repeats=options.repeats,
+        port=options.port,
+        log_dir=options.log_dir,
+        serve_flags=tuple(shlex.split(options.serve_flags)),
+    )
+    if options.small:
+        plan = replace(plan, requests=64, firsts=10, schemas=40, schemas_per_s=10.0)
+    return grammar_bench.GrammarBench(plan, _say).run()
+
+
 def _names(text: str, known: Sequence[str] | None, flag: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     unknown = [name for name in names if known is not None and name not in known]
@@ -105,6 +122,8 @@ def _measurement(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, A
         return ceiling.measure()
     if options.what in ("offline", "http", "gpu"):
         return _on_gpu(options)
+    if options.what == "grammar":
+        return _grammar(options)
     peers = Peers(vllm=options.peer_vllm, transformers=options.peer_transformers)
     comparison = Comparison(
         options.model_dir,
