@@ -22,6 +22,7 @@ SCHEMA = {"type": "object", "properties": {"ä": {"type": "integer"}}}
 TAG = {"type": "triggered_tags", "triggers": ["<f="], "tags": []}
 STRUCTURES = [{"begin": "<f=a>", "schema": {"type": "object"}, "end": "</f>"}]
 OLDER = {"structures": STRUCTURES, "triggers": ["<f="]}
+JSON_FORMAT = {"type": "json_schema", "max_whitespace_cnt": 16}
 OLDER_AS_FORMAT = {
     "type": "triggered_tags",
     "triggers": ["<f="],
@@ -29,7 +30,7 @@ OLDER_AS_FORMAT = {
         {
             "type": "tag",
             "begin": "<f=a>",
-            "content": {"type": "json_schema", "json_schema": {"type": "object"}},
+            "content": {"type": "json_schema", "json_schema": {"type": "object"}, "max_whitespace_cnt": 16},
             "end": "</f>",
         }
     ],
@@ -175,8 +176,8 @@ def test_grpc_takes_them_by_the_same_rules() -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "form"),
     [
-        (GrammarKind.JSON_OBJECT, "", {"type": "json_schema", "json_schema": {"type": "object"}}),
-        (GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), {"type": "json_schema", "json_schema": SCHEMA}),
+        (GrammarKind.JSON_OBJECT, "", JSON_FORMAT | {"json_schema": {"type": "object"}}),
+        (GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), JSON_FORMAT | {"json_schema": SCHEMA}),
         (GrammarKind.REGEX, "a+", {"type": "regex", "pattern": "a+"}),
         (GrammarKind.EBNF, 'root ::= "a"', {"type": "grammar", "grammar": 'root ::= "a"'}),
         (GrammarKind.CHOICE, '["a"]', {"type": "or", "elements": [{"type": "const_string", "value": "a"}]}),

@@ -15,6 +15,9 @@ from bough.gateway.domain import Constraint
 from bough.gateway.errors import refuse
 from bough.gateway.schema import GenerationBody, ResponseFormat, TriggeredStructures
 
+_MAX_WHITESPACE = 16
+"""Characters of white space in a row within JSON of a structural tag; with no bound a model may write nothing else."""
+
 _STRUCTURAL_TAG = 'an object: {"type": "structural_tag", "format": …}, or one with structures and triggers'
 
 
@@ -64,9 +67,9 @@ def _as_format(constraint: Constraint) -> dict[str, Any]:
     text = constraint.text
     match constraint.kind:
         case GrammarKind.JSON_OBJECT:
-            return {"type": "json_schema", "json_schema": {"type": "object"}}
+            return _json_format({"type": "object"})
         case GrammarKind.JSON_SCHEMA:
-            return {"type": "json_schema", "json_schema": json.loads(text)}
+            return _json_format(json.loads(text))
         case GrammarKind.REGEX:
             return {"type": "regex", "pattern": text}
         case GrammarKind.EBNF:
@@ -77,6 +80,10 @@ def _as_format(constraint: Constraint) -> dict[str, Any]:
         case GrammarKind.STRUCTURAL_TAG:
             form: dict[str, Any] = json.loads(text)["format"]
             return form
+
+
+def _json_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MAX_WHITESPACE}
 
 
 def _asked(body: GenerationBody) -> Iterator[Constraint]:
@@ -143,7 +150,7 @@ def _triggered(older: TriggeredStructures) -> dict[str, Any]:
         {
             "type": "tag",
             "begin": structure.begin,
-            "content": {"type": "json_schema", "json_schema": structure.json_schema},
+            "content": _json_format(structure.json_schema),
             "end": structure.end,
         }
         for structure in older.structures

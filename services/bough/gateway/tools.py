@@ -101,10 +101,10 @@ def _known(entry: Any, known: list[str], path: str) -> str:
 
 
 def _spec(tool: Tool, *, required: bool) -> ToolSpec:
-    """A call that is forced follows the tool's schema unless that is said not to be strict; others only if it is."""
-    strict, parameters = tool.function.get("strict"), tool.function.get("parameters")
+    """A call that is forced follows the tool's schema, strict or not: clients that never say so rely on it."""
+    parameters = tool.function.get("parameters")
     return ToolSpec(
         name=tool.function["name"],
         parameters=_NO_PARAMETERS if parameters is None else {"type": "object", **parameters},
-        strict=required if strict is None else strict,
+        strict=required or tool.function.get("strict") is True,
     )
