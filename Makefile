@@ -19,13 +19,15 @@ CONSTRAINTS ?= -c constraints.txt
 
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
+CLIENTS_VENV := .venv-clients
+CLIENTS := $(CLIENTS_VENV)/.installed
 
-.PHONY: help install serve chat test check fmt protos demo-model bench bench-gpu test-gpu compose-test clean
+.PHONY: help install serve chat test check fmt protos demo-model bench bench-grammar bench-gpu test-gpu compose-test clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(DEV) ## Create .venv with everything to run, test and check
+install: $(DEV) $(CLIENTS) ## Create .venv with everything to run, test and check, and .venv-clients
 
 serve: $(RUNTIME) ## Install what is needed and serve the demo model: make serve [PORT=8137] [MODEL=DIR] [ARGS="…"]
 	@exec $(BIN)/bough serve $(MODEL) --port $(PORT) $(ARGS)
@@ -33,7 +35,7 @@ serve: $(RUNTIME) ## Install what is needed and serve the demo model: make serve
 chat: $(RUNTIME) ## Talk to the server that `make serve` started: make chat [PORT=8137]
 	@exec $(BIN)/bough chat --url http://127.0.0.1:$(PORT) $(ARGS)
 
-test: $(DEV) ## Run all tests: make test [ARGS="tests/cli -k health"]
+test: $(DEV) $(CLIENTS) ## Run all tests: make test [ARGS="tests/cli -k health"]
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV) ## Formatting, lint, types, and what tests/repo holds of the repository
@@ -61,6 +63,9 @@ BENCH = all --json .bench/result.json --peer-transformers $(PEER_TRANSFORMERS) \
 bench: $(DEV) ## Measure speed and memory; the table of the README: make bench [PEER_VLLM=PYTHON] [ARGS="chat --rate 2"]
 	@exec $(BIN)/bough bench $(if $(ARGS),$(ARGS),$(BENCH))
 
+bench-grammar: $(DEV) ## Measure structured output, with jump-forward and without: make bench-grammar [MODEL=DIR] [ARGS=--small]
+	@exec $(BIN)/bough bench grammar $(if $(MODEL),--model-dir $(MODEL)) --json .bench/grammar.json $(ARGS)
+
 # On a machine with a GPU and a Python of its own that has torch: scripts/gpu/setup.sh makes the rest.
 GPU_PYTHON ?= python3
 bench-gpu: ## Measure on a GPU beside the peers that are there: make bench-gpu [ARGS="--models qwen3-8b --parts offline"]
@@ -76,7 +81,7 @@ compose-test: $(DEV) ## Try the containers; needs a docker engine
 	@$(BIN)/python -m pytest tests/docker $(ARGS)
 
 clean: ## Remove the environment and what tools left
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .bench
+	rm -rf $(VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .bench
 
 # Torch first and alone: its build (CPU or CUDA) is chosen by the machine's package index, and the rest follows it.
 $(RUNTIME): pyproject.toml constraints.txt
@@ -90,4 +95,12 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEV): $(RUNTIME)
 	@$(BIN)/python -m pip install -qq --group dev $(CONSTRAINTS)
+	@touch $@
+
+# Libraries that talk to the server in tests/integration; they cannot live beside what the other tests need.
+$(CLIENTS): pyproject.toml constraints-clients.txt | $(DEV)
+	@test -x $(CLIENTS_VENV)/bin/python || $(PYTHON) -m venv $(CLIENTS_VENV)
+	@echo "installing client libraries into $(CLIENTS_VENV) (once)"
+	@$(CLIENTS_VENV)/bin/python -m pip install -qq "pip>=25.1"
+	@$(CLIENTS_VENV)/bin/python -m pip install -qq --group clients -c constraints-clients.txt
 	@touch $@
