@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bough.gateway.parsers.pythonic import keyword_arguments
-from tests.gateway.parsers.assembly import check_calls, check_cut
+from bough.gateway.parsers.pythonic import PythonicParser, keyword_arguments
+from tests.gateway.parsers.assembly import TOOLS, check_calls, check_cut
 
 
 def test_a_list_of_calls_is_calls() -> None:
@@ -70,6 +70,13 @@ def test_literals_become_json(source: str, value: object) -> None:
 )
 def test_what_is_no_call_is_the_answer_word_for_word(text: str) -> None:
     check_cut("pythonic", f"So {text}", f"So {text}")
+
+
+def test_brackets_within_what_is_no_call_are_not_read_anew() -> None:
+    nested = "[ping(" * 20000
+    parser = PythonicParser(TOOLS)
+    assert parser.feed(nested).content + parser.finish().content == nested
+    check_cut("pythonic", "[ping([ping()]) [ping()]", "[ping([ping()])", ("ping", "{}"))
 
 
 def test_what_stands_behind_a_call_and_is_none_is_content() -> None:

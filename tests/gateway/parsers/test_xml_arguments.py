@@ -51,6 +51,12 @@ def test_a_text_becomes_a_value(schema: Any, text: str, value: object) -> None:
     assert json.loads(written) == {"key": value}
 
 
+def test_a_schema_that_refers_to_itself_in_many_ways_is_followed_once() -> None:
+    many = {"anyOf": [{"$ref": "#/$defs/Many"}] * 200 + [{"type": "integer"}]}
+    arguments = XmlArguments({"properties": {"key": many}, "$defs": {"Many": many}})
+    assert arguments.value("key", "1") == "1"
+
+
 def test_only_what_can_be_nothing_but_a_string_is_given_on_while_it_comes() -> None:
     properties = {"a": {"type": "string"}, "b": {"enum": ["x", "y"]}, "c": {"type": ["string", "null"]}, "d": {}}
     arguments = XmlArguments({"properties": properties, "additionalProperties": {"type": "string"}})

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 _SPACE = re.compile(r"[ \t\r\n]+")
 _SCALAR = re.compile(r"[A-Za-z0-9_.+-]+")
 _STRING_PART = re.compile(r'[^"\\]+')
@@ -208,7 +210,7 @@ def encode(value: Any) -> str:
         ValueError: Infinity or not a number, for which JSON has no words.
         TypeError: A value that JSON does not have.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = _ENCODER.encode(value)
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair

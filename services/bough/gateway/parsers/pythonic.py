@@ -45,15 +45,19 @@ class PythonicParser(CallScanner):
     def _read_call(self) -> bool:
         self._at = self._brackets.scan(self._text, self._at)
         if not self._brackets.done:
-            # Three quotes can be told from one only with the text behind them.
-            return self._wait()
+            return self._fail_whole(len(self._text)) if self._ended else False
         arguments = keyword_arguments(self._text[self._from : self._at])
         if arguments is None:
-            return self._fail()
+            return self._fail_whole(self._at)
         self._at += 1
         self._say(self._name)
         self._said.arguments(arguments)
         return self._go(self._behind_call)
+
+    def _fail_whole(self, end: int) -> bool:
+        """No call up to this place: read anew from every bracket, nested ones would take time squared."""
+        self._unsaid = end
+        return self._fail()
 
     def _behind_call(self) -> bool:
         self._drop_read()
@@ -79,7 +83,10 @@ class Brackets:
         self._quote = ""
 
     def scan(self, text: str, at: int) -> int:
-        """Read on from a place in the text; returns where the bracket is, or the place that more text is needed for."""
+        """Read on from a place in the text; returns where the bracket is, or the place that more text is needed for.
+
+        Three quotes can be told from one only with the text behind them.
+        """
         while at < len(text) and not self.done:
             step = self._scan_string(text, at) if self._quote else self._scan_code(text, at)
             if step == at and not self.done:

@@ -84,7 +84,7 @@ REASONING_FORMATS: Mapping[str, ReasoningFormat] = MappingProxyType(
 """Formats of thoughts by name."""
 
 _TOOL_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("gpt_oss", ("<|channel|>", "to=functions.")),
+    ("gpt_oss", ("<|channel|>", "<|message|>", "functions.")),
     ("kimi_k2", ("<|tool_calls_section_begin|>",)),
     ("deepseek_v3", ("<｜tool▁calls▁begin｜>", "```json")),
     ("deepseek_v31", ("<｜tool▁calls▁begin｜>",)),

@@ -32,6 +32,7 @@ class MarkerFinder:
         # The pattern of no marker at all never matches.
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._longest = max(map(len, self._markers), default=0)
+        self._first = "".join(sorted({marker[0] for marker in self._markers}))
 
     def find(self, text: str, at: int = 0) -> tuple[int, str] | None:
         """Place and text of the first marker."""
@@ -41,7 +42,7 @@ class MarkerFinder:
     def partial(self, text: str, at: int = 0) -> int:
         """Length of the longest end of the text that a marker may begin with."""
         for start in range(max(at, len(text) - self._longest + 1), len(text)):
-            if any(marker.startswith(text[start:]) for marker in self._markers):
+            if text[start] in self._first and any(marker.startswith(text[start:]) for marker in self._markers):
                 return len(text) - start
         return 0
 

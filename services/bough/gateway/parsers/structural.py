@@ -206,7 +206,7 @@ def _arguments(tool: ToolSpec, reads_schema: bool, style: str = "json") -> Forma
 def _keywords(tool: ToolSpec, reads_schema: bool) -> Format:
     """Arguments as keywords, in the order of the schema, those that are required first."""
     schema = _schema(tool, reads_schema)
-    properties = schema.get("properties") or {}
+    properties = schema.get("properties", {})
     # A name that Python does not take cannot be a keyword, and the call would be none.
     names = [name for name in properties if re.fullmatch(r"[A-Za-z_]\w*", name)]
     if not names and schema.get("additionalProperties") is not False:

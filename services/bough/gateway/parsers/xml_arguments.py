@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from bough.gateway.parsers.json_text import decode, encode
-
-_MAX_DEPTH = 8
-"""References and alternatives that are followed; a schema may refer to itself."""
 
 _UNLIKE_STRINGS = {"null", "object", "array"}
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -54,7 +50,7 @@ class XmlArguments:
         schema = properties.get(key) if isinstance(properties, dict) else None
         if schema is None:
             schema = self._schema.get("additionalProperties")
-        return set(_types_of(schema, self._schema, _MAX_DEPTH))
+        return _types_of(schema, self._schema)
 
 
 def escape(text: str) -> str:
@@ -62,27 +58,43 @@ def escape(text: str) -> str:
     return encode(text)[1:-1]
 
 
-def _types_of(schema: Any, root: dict[str, Any], depth: int) -> Iterator[str]:
-    if not isinstance(schema, dict) or depth == 0:
-        return
+def _types_of(schema: Any, root: dict[str, Any]) -> set[str]:
+    """Types that a value may have; none where the schema does not say. Every reference is followed once."""
+    types: set[str] = set()
+    references: set[str] = set()
+    open_schemas = [schema]
+    while open_schemas:
+        current = open_schemas.pop()
+        if not isinstance(current, dict):
+            continue
+        types |= _own_types(current)
+        reference = current.get("$ref")
+        if isinstance(reference, str) and reference not in references:
+            references.add(reference)
+            open_schemas.append(_referred(reference, root))
+        for word in ("anyOf", "oneOf", "allOf"):
+            alternatives = current.get(word)
+            open_schemas += alternatives if isinstance(alternatives, list) else ()
+    return types
+
+
+def _own_types(schema: dict[str, Any]) -> set[str]:
     kind = schema.get("type")
     if isinstance(kind, str):
-        yield kind
-    elif isinstance(kind, list):
-        yield from (item for item in kind if isinstance(item, str))
-    elif isinstance(schema.get("enum"), list):
-        yield from map(_type_of, schema["enum"])
-    elif "const" in schema:
-        yield _type_of(schema["const"])
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part) if isinstance(target, dict) else None
-        yield from _types_of(target, root, depth - 1)
-    for word in ("anyOf", "oneOf", "allOf"):
-        for alternative in schema.get(word) or ():
-            yield from _types_of(alternative, root, depth - 1)
+        return {kind}
+    if isinstance(kind, list):
+        return {item for item in kind if isinstance(item, str)}
+    if isinstance(schema.get("enum"), list):
+        return set(map(_type_of, schema["enum"]))
+    return {_type_of(schema["const"])} if "const" in schema else set()
+
+
+def _referred(reference: str, root: dict[str, Any]) -> Any:
+    """The schema that a reference within the document leads to."""
+    target: Any = root
+    for part in reference.removeprefix("#").split("/")[1:]:
+        target = target.get(part) if isinstance(target, dict) else None
+    return target
 
 
 def _type_of(value: Any) -> str:
