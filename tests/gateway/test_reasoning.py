@@ -49,10 +49,11 @@ async def test_thoughts_come_apart_from_the_answer(thinker: Deployment, tail: st
     assert choice["finish_reason"] == "stop"
     thoughts = text.index("</think>") + len("</think>")
     assert answer["usage"]["completion_tokens"] == len(text)
-    assert abs(answer["usage"]["completion_tokens_details"]["reasoning_tokens"] - thoughts) <= 2
     chunks = await events(thinker, stream_options={"include_usage": True})
     assert assembled(chunks) == choice
-    assert chunks[-1]["usage"]["completion_tokens_details"] == answer["usage"]["completion_tokens_details"]
+    for usage in (answer["usage"], chunks[-1]["usage"]):
+        # Here the closing marker is eight tokens, so that the place is known by pieces only.
+        assert abs(usage["completion_tokens_details"]["reasoning_tokens"] - thoughts) <= 4
     kinds = [next(iter(chunk["choices"][0]["delta"]), "") for chunk in chunks[1:-2]]
     assert kinds == sorted(kinds, reverse=True), "first all thoughts, then the answer"
 

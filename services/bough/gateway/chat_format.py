@@ -148,8 +148,13 @@ class ParsedChatFormat(ChatFormat):
                 events += f'{head}"reasoning_content":{quote(delta.reasoning)}{self._tail}'
             if delta.content:
                 events += f'{head}"content":{quote(delta.content)}{self._tail}'
-            for fields in _deltas("", "", delta.calls):
-                events += self._delta_event(index, fields)
+            for call in call_deltas(delta.calls):
+                if call.name is None:
+                    arguments = f'{{"arguments":{quote(call.arguments)}}}'
+                    events += f'{head}"tool_calls":[{{"index":{call.index},"function":{arguments}}}]{self._tail}'
+                else:
+                    fields = {"tool_calls": [{"index": call.index, **_opened(call.name)}]}
+                    events += self._delta_event(index, fields)
         if piece.finish:
             finish = reader.finish_name(piece.finish)
             choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish}

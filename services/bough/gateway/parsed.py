@@ -131,6 +131,8 @@ class _ThoughtCounter:
 
 def call_deltas(calls: tuple[CallDelta, ...]) -> list[CallDelta]:
     """The same, so that the name of a call comes alone before its arguments, as in OpenAI's streams."""
+    if all(call.name is None for call in calls):
+        return [*calls]
     apart: list[CallDelta] = []
     for call in calls:
         if call.name is not None:
