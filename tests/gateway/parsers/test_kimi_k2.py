@@ -64,3 +64,5 @@ def test_a_call_that_is_cut_off_stays_as_far_as_it_came() -> None:
     check_cut("kimi_k2", SECTION + CALL[: CALL.index("1}")], "", ("get", '{"days": '))
     check_cut("kimi_k2", SECTION + CALL[:-4], "", ("get", '{"days": 1}'))
     check_cut("kimi_k2", SECTION + CALL + "\n", "", ("get", '{"days": 1}'))
+    check_cut("kimi_k2", SECTION + CALL + SECTION_END[:15], "", ("get", '{"days": 1}'))
+    check_cut("kimi_k2", SECTION + CALL + CALL[:24], CALL[:24], ("get", '{"days": 1}'))

@@ -29,6 +29,7 @@ def test_a_list_of_calls_is_calls() -> None:
         ('"a, b=1) ]"', "a, b=1) ]"),
         ("'it\\'s \"x\"'", 'it\'s "x"'),
         ('"""two "quotes" ""\nand lines"""', 'two "quotes" ""\nand lines'),
+        ("'''it's )'''", "it's )"),
         ("''", ""),
         ("'' 'x'", "x"),
         ('"é😀\\u00e9\\d"', "é😀é\\d"),

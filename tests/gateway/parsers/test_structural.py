@@ -141,7 +141,7 @@ def test_keywords_come_in_order_those_required_first(required: list[str], good: 
 
 
 def test_a_schema_without_a_type_is_that_of_an_object() -> None:
-    tool = ToolSpec(name="f", parameters={"properties": {"a": {"type": "integer"}}}, strict=True)
+    tool = ToolSpec(name="f", parameters={"description": "Anything."}, strict=True)
     tag = tag_of("mistral_v11", tool, required=True)
     assert accepts(tag, '[TOOL_CALLS]f[ARGS]{"a": 1}')
     assert not accepts(tag, "[TOOL_CALLS]f[ARGS]1")

@@ -68,7 +68,7 @@ class DeepSeekParser(CallScanner):
         self._drop_read()
         marker = self._next(START, SECTION_START, SECTION_END)
         if marker is None:
-            return self._wait_for_call()
+            return self._wait()
         if marker == START:
             return self._begin(self._at, self._read_type)
         if marker == SECTION_START:

@@ -44,7 +44,7 @@ class KimiK2Parser(CallScanner):
         self._drop_read()
         marker = self._next(START, SECTION_END)
         if marker is None:
-            return self._wait_for_call()
+            return self._wait()
         if marker == START:
             return self._begin(self._at, self._read_name)
         return self._go(self._read_content)

@@ -209,10 +209,6 @@ class CallScanner:
         self._unsaid = self._at = length
         return self._go(state)
 
-    def _wait_for_call(self) -> bool:
-        """As `_wait`, behind a call: at the end of the text the rest is content."""
-        return self._fail() if self._ended else False
-
     def _go(self, state: State) -> bool:
         self._state = state
         if state == self._read_content:
