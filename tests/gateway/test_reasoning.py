@@ -222,3 +222,23 @@ async def test_a_continued_message_goes_on_where_it_was(thinker: Deployment) -> 
     assert choice["message"]["reasoning_content"] == "ught"
     assert choice["message"]["content"] == "42"
     assert reasoning_of(thinker) == Reasoning(end="</think>")
+
+
+async def test_an_answer_of_gpt_oss_is_held_behind_its_header(deploy: Deploy) -> None:
+    deployment = await deploy(reasoning_parser="gpt_oss", tool_parser="gpt_oss")
+    says(deployment, "<|channel|>analysis<|message|>deep<|end|><|start|>assistant<|channel|>final<|message|>yes")
+    choice = await whole(deployment, choice=["yes"])
+    assert choice["message"]["reasoning_content"] == "deep"
+    assert choice["message"]["content"] == "yes"
+    submission = deployment.chain.backend.submissions[-1]
+    assert not submission.text.skip_special_tokens
+    assert reasoning_of(deployment) == Reasoning(end="<|end|>")
+    assert submission.sampling.grammar is not None
+    role, head, answer = json.loads(submission.sampling.grammar.text)["format"]["elements"]
+    assert role == {"type": "optional", "content": {"type": "const_string", "value": "<|start|>assistant"}}
+    assert head == {"type": "const_string", "value": "<|channel|>final<|message|>"}
+    assert answer["elements"] == [{"type": "const_string", "value": "yes"}]
+    messages = [*MESSAGES, {"role": "assistant", "content": "y"}]
+    await whole(deployment, messages=messages, continue_final_message=True, choice=["yes"])
+    grammar = deployment.chain.backend.submissions[-1].sampling.grammar
+    assert grammar is not None and grammar.text == '["yes"]'

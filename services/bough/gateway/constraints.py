@@ -63,6 +63,20 @@ def one_of(tools: dict[str, Any], constraint: Constraint) -> Constraint:
     return Constraint(kind=GrammarKind.STRUCTURAL_TAG, text=text, field=constraint.field)
 
 
+def behind(role: str, head: str, constraint: Constraint) -> Constraint:
+    """A constraint on what follows a header, for models that put one before an answer.
+
+    Args:
+        role: Comes before the header where the answer is not the first message.
+        head: The header.
+        constraint: What the answer follows.
+    """
+    texts: list[dict[str, Any]] = [{"type": "const_string", "value": text} for text in (role, head)]
+    elements = [{"type": "optional", "content": texts[0]}, texts[1], _as_format(constraint)]
+    tag = {"type": "structural_tag", "format": {"type": "sequence", "elements": elements}}
+    return Constraint(kind=GrammarKind.STRUCTURAL_TAG, text=_dump(tag, constraint.field), field=constraint.field)
+
+
 def _as_format(constraint: Constraint) -> dict[str, Any]:
     text = constraint.text
     match constraint.kind:

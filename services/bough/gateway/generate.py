@@ -20,7 +20,7 @@ from bough.gateway import rules
 from bough.gateway.detokenizers import DetokenizerPool
 from bough.gateway.domain import ChatPrompt, Constraint, GenerationRequest, IdsPrompt, TextPrompt
 from bough.gateway.errors import refuse
-from bough.gateway.markup import Formats, Markup, Thoughts, check_thoughts, thoughts_after, tool_constraint
+from bough.gateway.markup import Formats, Markup, Thoughts, chat_constraint, check_thoughts, thoughts_after
 from bough.gateway.metrics import CallMeter, GatewayMetrics
 from bough.gateway.parsed import Reading
 from bough.gateway.peers import GrammarCompiler, Tokenizer
@@ -145,7 +145,7 @@ class Generator:
     async def _prepare(self, call: Call, request: GenerationRequest, traceparent: str) -> Reading | None:
         formats = await self._markup.formats() if _is_chat(request) else Formats()
         check_thoughts(request, formats)
-        constraint = tool_constraint(request.tools, request.constraint, formats.tools)
+        constraint = chat_constraint(request, formats)
         prompts, grammar = await asyncio.gather(
             self._encode(request, formats, traceparent), self._compile(constraint, traceparent)
         )

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from bough.common.config import ConfigError
 from bough.common.sampling import GrammarKind, Reasoning
-from bough.gateway.constraints import one_of
+from bough.gateway.constraints import behind, one_of
 from bough.gateway.domain import ChatPrompt, Constraint, GenerationRequest, ToolUse
 from bough.gateway.errors import refuse
 from bough.gateway.parsed import Reading
+from bough.gateway.parsers import gpt_oss
 from bough.gateway.parsers.registry import REASONING_FORMATS, TOOL_FORMATS, detect
 from bough.gateway.parsers.spec import ReasoningFormat, ToolFormat
 
@@ -135,12 +136,13 @@ def thoughts_after(text: str, prompt: ChatPrompt, formats: Formats) -> Thoughts:
     return Thoughts.POSSIBLE
 
 
-def tool_constraint(use: ToolUse | None, constraint: Constraint | None, found: ToolFormat | None) -> Constraint | None:
-    """What the output of a chat must follow, its tool calls included.
+def chat_constraint(request: GenerationRequest, formats: Formats) -> Constraint | None:
+    """What the output of a call must follow, its tool calls included.
 
     Raises:
         InvalidRequestError: A call is forced, but nobody knows how this model would write one.
     """
+    use, found, constraint = request.tools, formats.tools, _behind_head(request, formats)
     if use is None:
         return constraint
     if found is None:
@@ -154,6 +156,16 @@ def tool_constraint(use: ToolUse | None, constraint: Constraint | None, found: T
         text = json.dumps(_tag(use, found, required=use.required), ensure_ascii=False)
         return Constraint(kind=GrammarKind.STRUCTURAL_TAG, text=text, field="tools")
     return None
+
+
+def _behind_head(request: GenerationRequest, formats: Formats) -> Constraint | None:
+    """The client's constraint, behind the header with which gpt-oss begins an answer unless it has begun."""
+    constraint = request.constraint
+    if constraint is None or formats.reasoning is None or formats.reasoning.name != "gpt_oss":
+        return constraint
+    if any(isinstance(prompt, ChatPrompt) and prompt.continue_final_message for prompt in request.prompts):
+        return constraint
+    return behind(f"{gpt_oss.START}assistant", f"{gpt_oss.CHANNEL}final{gpt_oss.MESSAGE}", constraint)
 
 
 def _tag(use: ToolUse, found: ToolFormat, *, required: bool) -> dict[str, Any]:
