@@ -57,6 +57,23 @@ def test_a_marker_in_the_answer_is_text(name: str) -> None:
     check(name, "<think>a</think>b <think>c</think> d", "a", "b <think>c</think> d")
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("glm45", "<tool_call>ping</tool_call>"),
+        ("kimi", "<|tool_calls_section_begin|><|tool_call_begin|>functions.ping:0"),
+        ("kimi", "<|tool_call_begin|>functions.ping:0"),
+    ],
+)
+def test_a_call_ends_thoughts_that_the_model_has_not_closed(name: str, call: str) -> None:
+    check(name, f"<think>Hm <tool\n{call}", "Hm <tool\n", call)
+    check(name, f"Hm.{call}</think>", "Hm.", f"{call}</think>", is_open=True)
+
+
+def test_other_models_may_write_about_calls_in_their_thoughts() -> None:
+    check("qwen3", "<think>A <tool_call> is due.</think>So.", "A <tool_call> is due.", "So.")
+
+
 def test_only_what_may_be_a_marker_is_kept_back() -> None:
     parser = REASONING_FORMATS["qwen3"].make(False)
     assert parser.feed("<think>Hm <").reasoning == "Hm "

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from bough.gateway.parsers import harmony, structural, think
+from bough.gateway.parsers import glm45, harmony, kimi_k2, structural, think
 from bough.gateway.parsers.base import ToolParser
 from bough.gateway.parsers.deepseek import DeepSeekParser
 from bough.gateway.parsers.glm45 import Glm45Parser
@@ -35,8 +35,16 @@ def _tool_format(
     return ToolFormat(name=name, make=make, keeps_special_tokens=keeps_special_tokens, structural_tag=structural_tag)
 
 
-def _think_format(name: str, make: Callable[[bool], ThinkParser] = ThinkParser) -> ReasoningFormat:
-    return ReasoningFormat(name=name, make=make, start=think.START, end=think.END, keeps_special_tokens=False)
+def _think_format(
+    name: str, make: Callable[[bool], ThinkParser] = ThinkParser, *, keeps_special_tokens: bool = False
+) -> ReasoningFormat:
+    return ReasoningFormat(
+        name=name, make=make, start=think.START, end=think.END, keeps_special_tokens=keeps_special_tokens
+    )
+
+
+def _think_or_call(*call_starts: str) -> Callable[[bool], ThinkParser]:
+    return lambda is_open: ThinkParser(is_open, call_starts)
 
 
 TOOL_FORMATS: Mapping[str, ToolFormat] = MappingProxyType(
@@ -69,8 +77,8 @@ REASONING_FORMATS: Mapping[str, ReasoningFormat] = MappingProxyType(
             # The text is in the thoughts from the beginning even where nothing in prompt or text opened them.
             _think_format("deepseek_r1", lambda is_open: ThinkParser(True)),
             _think_format("deepseek_v3"),
-            _think_format("kimi"),
-            _think_format("glm45"),
+            _think_format("kimi", _think_or_call(kimi_k2.SECTION_START, kimi_k2.START), keeps_special_tokens=True),
+            _think_format("glm45", _think_or_call(glm45.START)),
             ReasoningFormat(
                 name="gpt_oss",
                 make=HarmonyParser,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bough.gateway.parsers.base import Delta
 from bough.gateway.parsers.scanner import WHITE_SPACE, MarkerFinder
 
@@ -16,13 +18,14 @@ class ThinkParser:
 
     Args:
         is_open: The text begins in the thoughts; a `<think>` there opens them once more.
+        call_starts: What begins tool calls, in models that go over to them without closing their thoughts.
     """
 
-    def __init__(self, is_open: bool) -> None:
+    def __init__(self, is_open: bool, call_starts: Sequence[str] = ()) -> None:
         self._is_open = is_open
         self._text = ""
         self._ended = False
-        self._end = MarkerFinder([END])
+        self._end = MarkerFinder([END, *call_starts])
         self._read = self._read_start
 
     def feed(self, text: str) -> Delta:
@@ -60,8 +63,11 @@ class ThinkParser:
             kept = 0 if self._ended else self._end.partial(self._text)
             thoughts, self._text = self._text[: len(self._text) - kept], self._text[len(self._text) - kept :]
             return Delta(reasoning=thoughts)
-        thoughts, self._text = self._text[: found[0]], self._text[found[0] + len(found[1]) :]
-        self._read = self._read_line_breaks
+        place, marker = found
+        thoughts = self._text[:place]
+        is_closed = marker == END
+        self._text = self._text[place + len(END) if is_closed else place :]
+        self._read = self._read_line_breaks if is_closed else self._read_answer
         return Delta(reasoning=thoughts, content=self._read().content)
 
     def _read_line_breaks(self) -> Delta:
