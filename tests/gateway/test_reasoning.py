@@ -37,14 +37,14 @@ def reasoning_of(deployment: Deployment) -> Reasoning | None:
 
 @pytest.mark.parametrize(
     ("tail", "text"),
-    [(OPEN, "deep\nthoughts</think>\n\n42"), ("", "<think>deep\nthoughts</think>\n\n42")],
+    [(OPEN, "deep\nthoughts</think>\n\n42"), ("", "<think>\n\n deep\nthoughts \n</think>\n\n42")],
 )
 async def test_thoughts_come_apart_from_the_answer(thinker: Deployment, tail: str, text: str) -> None:
     thinker.chain.tokenizer.tail = tail
     says(thinker, text)
     answer = (await ask(thinker)).json()
     choice = answer["choices"][0]
-    assert choice["message"]["reasoning_content"].strip() == "deep\nthoughts"
+    assert choice["message"]["reasoning_content"] == "deep\nthoughts"
     assert choice["message"]["content"] == "42"
     assert choice["finish_reason"] == "stop"
     thoughts = text.index("</think>") + len("</think>")
@@ -77,7 +77,7 @@ async def test_thoughts_that_are_cut_off_are_thoughts(thinker: Deployment) -> No
     says(thinker, "deep thoughts</think>42")
     answer = (await ask(thinker, max_tokens=8)).json()
     choice = answer["choices"][0]
-    assert choice["message"]["reasoning_content"].rstrip() == "deep tho"
+    assert choice["message"]["reasoning_content"] == "deep tho"
     assert choice["message"]["content"] is None
     assert choice["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 8}
@@ -114,6 +114,18 @@ async def test_a_budget_comes_with_ids_that_close_the_thoughts(thinker: Deployme
     await whole(thinker, **{name: 7})
     closing = tuple(map(ord, "\n</think>"))
     assert reasoning_of(thinker) == Reasoning(end="</think>", max_tokens=7, closing_ids=closing)
+
+
+async def test_no_budget_closes_the_thoughts_where_the_template_cannot(thinker: Deployment) -> None:
+    await whole(thinker, thinking_budget=0)
+    closing = tuple(map(ord, "\n</think>"))
+    assert reasoning_of(thinker) == Reasoning(end="</think>", max_tokens=0, closing_ids=closing)
+    thinker.chain.tokenizer.tail = ""
+    says(thinker, "<think>\n\n</think>42")
+    choice = await whole(thinker, thinking_budget=0)
+    closing = tuple(map(ord, "<think>\n\n</think>"))
+    assert reasoning_of(thinker) == Reasoning(end="</think>", max_tokens=0, closing_ids=closing)
+    assert choice["message"] == {"role": "assistant", "content": "42", "refusal": None}
 
 
 async def test_no_budget_and_no_effort_turn_thinking_off_where_the_template_can(thinker: Deployment) -> None:

@@ -81,8 +81,9 @@ class Markup:
         budget = request.thinking_budget
         if found is None or thoughts is Thoughts.NONE or (constraint is None and budget is None):
             return None
-        # Models write the closing marker on a line of its own.
-        closing = () if budget is None else await self._ids_of(f"\n{found.end}")
+        # Models write the closing marker on a line of its own. Thoughts that could not even be opened are opened too.
+        opening = f"{found.start}\n" if budget == 0 and thoughts is Thoughts.POSSIBLE else ""
+        closing = () if budget is None else await self._ids_of(f"{opening}\n{found.end}")
         return Reasoning(end=found.end, max_tokens=budget, closing_ids=closing)
 
     async def reading(self, request: GenerationRequest, thoughts: Thoughts) -> Reading | None:

@@ -45,8 +45,9 @@ class Reader:
         self._tools: ToolParser | None = found.make(use.tools) if found is not None and use is not None else None
         self._parallel = use is None or use.parallel
         self._named = use is not None and use.named
-        self._blank = ""
-        """White space at the end of the answer so far; dropped where calls are all that is beside it."""
+        self._content_end = _BlankEnd()
+        self._reasoning_end = _BlankEnd()
+        self._has_thought = False
         self._calls = 0
         self._counter = _ThoughtCounter(reading.end_ids)
 
@@ -69,8 +70,10 @@ class Reader:
             calls = tuple(call for call in calls if call.index == 0)
         self._calls += sum(call.name is not None for call in calls)
         if self._tools is not None:
-            content = self._without_blank_end(content, last=bool(piece.finish))
-        return Delta(content=content, reasoning=thought.reasoning, calls=calls)
+            content = self._content_end.feed(content)
+            if piece.finish and not self._calls:
+                content += self._content_end.held
+        return Delta(content=content, reasoning=thought.reasoning and self._trimmed(thought.reasoning), calls=calls)
 
     def finish_name(self, finish: FinishReason) -> str | None:
         """A finish reason as OpenAI's API names it, which depends on whether there were calls."""
@@ -90,11 +93,29 @@ class Reader:
         self._counter.saw(piece.tokens, delta)
         return delta
 
-    def _without_blank_end(self, content: str, *, last: bool) -> str:
-        text = self._blank + content
+    def _trimmed(self, reasoning: str) -> str:
+        """Thoughts without the line breaks that keep them off their markers."""
+        text = self._reasoning_end.feed(reasoning)
+        if not self._has_thought:
+            text = text.lstrip()
+        self._has_thought = self._has_thought or bool(text)
+        return text
+
+
+class _BlankEnd:
+    """Keeps white space back until there is text behind it."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = ""
+
+    def feed(self, text: str) -> str:
+        """The text, with what was held before it, up to its last character that is no white space."""
+        text = self.held + text
         kept = text.rstrip()
-        self._blank = text[len(kept) :]
-        return text if last and not self._calls else kept
+        self.held = text[len(kept) :]
+        return kept
 
 
 class _ThoughtCounter:
