@@ -118,6 +118,16 @@ def test_one_call_is_all_there_is_without_parallel_calls(rendering: str, require
     assert not accepts(tag, render(TWO))
 
 
+@pytest.mark.parametrize("rendering", RENDERED)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_strict_tool_without_parameters_has_no_arguments(rendering: str, required: bool) -> None:
+    render = RENDERINGS[rendering][1]
+    none = {"type": "object", "properties": {}, "additionalProperties": False}
+    tag = tag_of(rendering, ToolSpec(name="go-on", parameters=none, strict=True), required=required)
+    assert accepts(tag, render([("go-on", {})]))
+    assert not accepts(tag, render([("go-on", {"days": 1})]))
+
+
 def test_behind_thoughts_a_call_of_gpt_oss_begins_with_the_role() -> None:
     render = RENDERINGS["gpt_oss"][1]
     assert accepts(tag_of("gpt_oss", required=True), "<|start|>assistant" + render(ONE))
