@@ -34,7 +34,7 @@ HOPELESS = json.dumps(
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[grammar_pb2_grpc.GrammarServiceAsyncStub]:
-    service = create(Settings(model=model_dir(), run_dir=tmp_path))
+    service = create(Settings(model=model_dir(), run_dir=tmp_path, grammar_cache_dir=str(tmp_path / "grammars")))
     await service.start()
     async with open_channel(f"unix:{tmp_path}/grammar.sock") as channel:
         yield grammar_pb2_grpc.GrammarServiceStub(channel)

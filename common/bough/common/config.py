@@ -29,6 +29,9 @@ CONFIG_VARIABLE = "BOUGH_CONFIG"
 DESCRIPTOR = "fd:"
 """Begins a `listen` that is a listening socket inherited from the launcher, as `fd:7`."""
 
+OFF = "off"
+"""Value of `grammar_cache_dir` that keeps nothing; an empty one means the same."""
+
 DEFAULT = "default"
 """Where a value came from that nobody gave."""
 
@@ -97,6 +100,15 @@ class Settings(BaseModel):
         default=10.0, ge=0, description="How long a request waits for its consumer to come back"
     )
     grammar_cache_mb: int = Field(default=256, ge=1, description="Compiled grammars kept, MiB")
+    grammar_workers: int | None = Field(
+        default=None, ge=1, le=64, description="Processes that compile grammars; 2, or 1 on one core, when absent"
+    )
+    grammar_cache_dir: str | None = Field(
+        default=None,
+        description="Folder of compiled grammars, kept across restarts; off keeps none; bough/grammars in the user's "
+        "cache when absent",
+    )
+    grammar_disk_mb: int = Field(default=1024, ge=1, description="Compiled grammars in that folder, MiB")
     jump_forward: bool = Field(
         default=True, description="Text that a grammar forces is computed in one step and checked; outputs are the same"
     )
@@ -150,6 +162,12 @@ class Settings(BaseModel):
         if text is not None:
             parse_replicas(text)
         return text
+
+    @field_validator("grammar_cache_dir")
+    @classmethod
+    def _name_off(cls, text: str | None) -> str | None:
+        # Empty environment variables are unset: another process would take the default.
+        return OFF if text == "" else text
 
     def copies_of(self, service: str) -> int:
         """How many copies of a service `replicas` asks for; one where it says nothing of it."""

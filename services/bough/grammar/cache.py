@@ -27,6 +27,10 @@ class SingleFlightCache:
             self._values.move_to_end(key)
         return value
 
+    def is_under_way(self, key: bytes) -> bool:
+        """Whether the value of a key is being made."""
+        return key in self._flights
+
     async def get_or_make(self, key: bytes, make: Callable[[], Awaitable[bytes]]) -> bytes:
         """The value of a key, made if it is not there.
 

@@ -29,18 +29,35 @@ class CompilerProcess:
         vocab_size: Rows of the model's logits.
         stop_token_ids: The model's end-of-sequence ids.
         limit_s: How long a source may take.
+        threads: Threads of one compilation.
     """
 
     def __init__(
-        self, path: Path, *, vocab_size: int, stop_token_ids: Collection[int], limit_s: float = COMPILE_LIMIT_S
+        self,
+        path: Path,
+        *,
+        vocab_size: int,
+        stop_token_ids: Collection[int],
+        limit_s: float = COMPILE_LIMIT_S,
+        threads: int = 2,
     ) -> None:
-        self._setup = {"path": str(path), "vocab_size": vocab_size, "stop_token_ids": list(stop_token_ids)}
+        self._setup = {
+            "path": str(path),
+            "vocab_size": vocab_size,
+            "stop_token_ids": list(stop_token_ids),
+            "threads": threads,
+        }
         self._limit_s = limit_s
         self._process: Process | None = None
         self._turn = asyncio.Lock()
         self._restart: asyncio.Task[None] | None = None
         self.format = ""
         """Of the compiled form; known once started."""
+
+    @property
+    def restarting(self) -> asyncio.Task[None] | None:
+        """The start of the next process, while it lasts."""
+        return self._restart if self._restart is not None and not self._restart.done() else None
 
     async def start(self) -> None:
         """Start the process. ModelError when it cannot read the model."""

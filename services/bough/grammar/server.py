@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc.aio
+from opentelemetry.metrics import Observation
 
 from bough.common.codec import encode_identity
 from bough.common.errors import InvalidRequestError
@@ -14,7 +15,7 @@ from bough.common.ids import new_epoch
 from bough.common.model import ModelIdentity
 from bough.common.sampling import Grammar, GrammarKind
 from bough.common.telemetry import LATENCY_BUCKETS_S, Telemetry
-from bough.grammar.core import Compiled, Grammars
+from bough.grammar.core import Compiled, Grammars, Tier
 from bough.rpc.v1 import grammar_pb2 as pb
 from bough.rpc.v1 import grammar_pb2_grpc
 
@@ -26,16 +27,32 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrammarServicer(grammar_pb2_grpc.GrammarServiceServicer):
-    """Serves `Grammars`."""
+    """Serves `Grammars`.
 
-    def __init__(self, grammars: Grammars, identity: ModelIdentity, telemetry: Telemetry) -> None:
+    Args:
+        grammars: What is served.
+        identity: The model whose vocabulary is compiled for.
+        telemetry: Takes the metrics.
+        num_waiting: Says how many sources wait for a compiler.
+    """
+
+    def __init__(
+        self, grammars: Grammars, identity: ModelIdentity, telemetry: Telemetry, num_waiting: Callable[[], int]
+    ) -> None:
         self._grammars = grammars
         self._identity = identity
         self._telemetry = telemetry
         self._epoch = new_epoch()
         meter = telemetry.meter
         self._compiles = meter.create_counter("bough_grammar_compiles", description="Sources compiled")
-        self._hits = meter.create_counter("bough_grammar_cache_hits", description="Sources found compiled")
+        self._hits = meter.create_counter("bough_grammar_cache_hits", description="Sources found compiled, by tier")
+        self._refused = meter.create_counter("bough_grammar_refused", description="Sources refused, by kind")
+        meter.create_observable_gauge(
+            "bough_grammar_waiting",
+            [lambda _: [Observation(num_waiting())]],
+            description="Sources that wait for a compiler",
+        )
+        self._compiles.add(0)  # so that it is shown before the first
         self._seconds = meter.create_histogram(
             "bough_grammar_seconds",
             unit="s",
@@ -52,7 +69,12 @@ class GrammarServicer(grammar_pb2_grpc.GrammarServiceServicer):
     async def Compile(self, request: pb.CompileRequest, context: Context) -> pb.CompileResponse:
         """Compiles, or finds compiled."""
         start_ns = time.time_ns()
-        compiled = await self._grammars.compile(_kind(request.kind, "kind"), request.text)
+        kind = _kind(request.kind, "kind")
+        try:
+            compiled = await self._grammars.compile(kind, request.text)
+        except InvalidRequestError:
+            self._refused.add(1, {"kind": kind.name.lower()})
+            raise
         self._note(context, start_ns, compiled)
         return pb.CompileResponse(key=compiled.key, compile_us=compiled.compile_us)
 
@@ -72,8 +94,8 @@ class GrammarServicer(grammar_pb2_grpc.GrammarServiceServicer):
             yield chunk
 
     def _note(self, context: Context, start_ns: int, compiled: Compiled) -> None:
-        if not compiled.compile_us:
-            self._hits.add(1)
+        if compiled.tier is not Tier.COMPILER:
+            self._hits.add(1, {"tier": compiled.tier.value})
             return
         self._compiles.add(1)
         self._seconds.record(compiled.compile_us / 1e6)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bough.common.config import Settings
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from bough.common.config import OFF, Settings
 from bough.common.errors import ModelError
 from bough.common.model import read_model_files
 from bough.common.rpc.introspection import IntrospectionServicer
@@ -10,23 +14,25 @@ from bough.common.rpc.server import RpcServer
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
 from bough.grammar.core import Grammars
+from bough.grammar.disk import DiskCache, default_folder
+from bough.grammar.pool import CompilerPool
 from bough.grammar.process import CompilerProcess
 from bough.grammar.server import GrammarServicer
 from bough.rpc.v1 import grammar_pb2, grammar_pb2_grpc, telemetry_pb2_grpc
 
 
 class GrammarService:
-    """Serves compiled grammars; the compiling is done by a process of its own."""
+    """Serves compiled grammars; the compiling is done by processes of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._telemetry = Telemetry("grammar", otlp_endpoint=settings.otlp_endpoint)
         self._server: RpcServer | None = None
-        self._process: CompilerProcess | None = None
+        self._pool: CompilerPool | None = None
         self._grammars: Grammars | None = None
 
     async def start(self) -> None:
-        """Start the compiler and serve. ModelError when the model directory does not do."""
+        """Start the compilers and serve. ModelError when the model directory does not do."""
         settings = self._settings
         if settings.model is None:
             raise ModelError("model: no model directory is set")
@@ -34,19 +40,18 @@ class GrammarService:
             settings.model, served_name=settings.served_model_name, max_context=settings.max_context
         )
         identity = files.identity
-        self._process = CompilerProcess(
-            settings.model, vocab_size=identity.vocab_size, stop_token_ids=files.eos_token_ids
-        )
-        await self._process.start()
+        pool = self._pool = _make_pool(settings, identity.vocab_size, files.eos_token_ids)
+        await pool.start()
         self._grammars = Grammars(
-            self._process.compile,
+            pool.compile,
             vocab_hash=identity.vocab_hash,
-            format_version=self._process.format,
+            format_version=pool.format,
             max_bytes=settings.grammar_cache_mb << 20,
+            disk=_make_disk(settings),
         )
         self._server = RpcServer(settings.listen_address("grammar"))
         grammar_pb2_grpc.add_GrammarServiceServicer_to_server(
-            GrammarServicer(self._grammars, identity, self._telemetry), self._server.server
+            GrammarServicer(self._grammars, identity, self._telemetry, lambda: pool.num_waiting), self._server.server
         )
         telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
             IntrospectionServicer(self._telemetry), self._server.server
@@ -66,9 +71,29 @@ class GrammarService:
             await self._server.stop(0)
         if self._grammars is not None:
             self._grammars.close()
-        if self._process is not None:
-            await self._process.stop()
+        if self._pool is not None:
+            await self._pool.stop()
         self._telemetry.close()
+
+
+def _make_pool(settings: Settings, vocab_size: int, stop_token_ids: Collection[int]) -> CompilerPool:
+    assert settings.model is not None
+    path, cores = settings.model, os.cpu_count() or 1
+    size = settings.grammar_workers or min(2, cores)
+
+    def make() -> CompilerProcess:
+        return CompilerProcess(
+            path, vocab_size=vocab_size, stop_token_ids=stop_token_ids, threads=max(1, min(4, cores // size))
+        )
+
+    return CompilerPool(make, size)
+
+
+def _make_disk(settings: Settings) -> DiskCache | None:
+    folder = default_folder() if settings.grammar_cache_dir is None else Path(settings.grammar_cache_dir)
+    if folder is None or settings.grammar_cache_dir == OFF:
+        return None
+    return DiskCache(folder, settings.grammar_disk_mb << 20)
 
 
 def create(settings: Settings) -> Service:

@@ -39,6 +39,7 @@ def main() -> None:
         read_vocabulary(Path(setup["path"])),
         vocab_size=setup["vocab_size"],
         stop_token_ids=setup["stop_token_ids"],
+        threads=setup["threads"],
     )
     _limit_memory()
     _write(output, frames.pack({"format": xgrammar_format()}))

@@ -1,0 +1,144 @@
+"""What a client sends as a grammar, checked and turned into what xgrammar compiles exactly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bough.common.sampling import GrammarKind
+from bough.grammar.ebnf import Alt, Literal, print_grammar
+from bough.grammar.json_text import MAX_WHITESPACE
+from bough.grammar.schema_check import MAX_DEPTH, SchemaError, parse_json
+from bough.grammar.schema_grammar import schema_grammar, schema_value_grammar
+
+MAX_CHOICES = 1024
+MAX_TAG_NODES = 10_000
+REVISION = "1"
+"""Of the grammars that are made here; part of the key, so that an older compiled form is not taken for a newer one."""
+
+
+class Target(Enum):
+    """What xgrammar is given."""
+
+    EBNF = 1
+    REGEX = 2
+    STRUCTURAL_TAG = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A text for xgrammar."""
+
+    target: Target
+    text: str
+
+
+def prepare(kind: GrammarKind, text: str) -> Prepared:
+    """Check a source and turn it into what xgrammar compiles.
+
+    Raises:
+        SchemaError: It is wrong, has something that is not enforced, or goes beyond a limit.
+    """
+    match kind:
+        case GrammarKind.JSON_SCHEMA:
+            return Prepared(Target.EBNF, schema_grammar(text))
+        case GrammarKind.JSON_OBJECT:
+            return Prepared(Target.EBNF, schema_value_grammar({"type": "object"}))
+        case GrammarKind.REGEX:
+            return Prepared(Target.REGEX, check_anchors(text))
+        case GrammarKind.CHOICE:
+            return Prepared(Target.EBNF, choice_grammar(text))
+        case GrammarKind.STRUCTURAL_TAG:
+            return Prepared(Target.STRUCTURAL_TAG, structural_tag(text))
+    return Prepared(Target.EBNF, text)
+
+
+def choice_grammar(text: str) -> str:
+    """The EBNF of a JSON list of strings, one of which is the output."""
+    choices = parse_json(text)
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise SchemaError((), f"must be a list of strings, got {text[:40]}")
+    if not 1 <= len(choices) <= MAX_CHOICES:
+        raise SchemaError((), f"has {len(choices)} strings; 1 to {MAX_CHOICES} are accepted")
+    for index, choice in enumerate(choices):
+        if not choice or "\0" in choice:
+            what = "has a NUL character" if choice else "must not be empty"
+            raise SchemaError((str(index),), what)
+    grammar = print_grammar({"root": Alt(tuple(Literal(choice) for choice in dict.fromkeys(choices)))}, "root")
+    assert grammar is not None
+    return grammar
+
+
+def check_anchors(pattern: str) -> str:
+    """A regular expression, which always means the whole output.
+
+    Anchors at the ends of it or of its alternatives change nothing; elsewhere xgrammar would pass them over, and they
+    are refused.
+    """
+    depth, in_class, index = 0, False, 0
+    while index < len(pattern):
+        char = pattern[index]
+        if char == "\\":
+            index += 1
+        elif in_class:
+            in_class = char != "]"
+        elif char == "[":
+            in_class = True
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif char in "^$":
+            before, after = pattern[index - 1 : index] or "|", pattern[index + 1 : index + 2] or "|"
+            if depth or (before if char == "^" else after) != "|":
+                raise SchemaError((), f"{char!r} at character {index} is supported only at the ends of the expression")
+        index += 1
+    return pattern
+
+
+def structural_tag(text: str) -> str:
+    """Structural tags whose JSON schemas are checked and turned into grammars."""
+    parsed = parse_json(text)
+    if not isinstance(parsed, dict):
+        raise SchemaError((), f"must be an object, got {text[:40]}")
+    walker = _TagWalker()
+    converted = walker.convert(parsed, ())
+    return json.dumps(converted, ensure_ascii=False)
+
+
+class _TagWalker:
+    def __init__(self) -> None:
+        self._num_nodes = 0
+
+    def convert(self, node: Any, path: tuple[str, ...]) -> Any:
+        self._num_nodes += 1
+        if self._num_nodes > MAX_TAG_NODES:
+            raise SchemaError((), f"has more than {MAX_TAG_NODES} parts")
+        if len(path) > 2 * MAX_DEPTH:
+            raise SchemaError(path[:8], f"is nested too deeply; at most {MAX_DEPTH} levels are accepted")
+        if isinstance(node, list):
+            return [self.convert(item, (*path, str(index))) for index, item in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        if node.get("type") == "json_schema" and "json_schema" in node:
+            return _schema_format(node, path)
+        if node.get("type") == "regex" and isinstance(node.get("pattern"), str):
+            try:
+                check_anchors(node["pattern"])
+            except SchemaError as error:
+                raise SchemaError((*path, "pattern"), str(error)) from None
+        return {key: self.convert(value, (*path, key)) for key, value in node.items()}
+
+
+def _schema_format(node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for key in ("any_order", "excludes"):
+        if node.get(key):
+            raise SchemaError(path, f"{key} is not supported beside json_schema")
+    try:
+        grammar = schema_value_grammar(node["json_schema"])
+    except SchemaError as error:
+        raise SchemaError((*path, "json_schema"), str(error)) from None
+    if node.get("style", "json") == "json":
+        return {"type": "grammar", "grammar": grammar}
+    # Arguments in XML have no grammar of ours: xgrammar makes it of the schema, which was checked as for JSON.
+    return {**node, "max_whitespace_cnt": MAX_WHITESPACE}
