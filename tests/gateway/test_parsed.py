@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bough.common.sampling import FinishReason
@@ -108,3 +108,68 @@ def test_several_tokens_for_it_count_them_by_pieces() -> None:
 def test_a_reason_to_finish_tells_of_calls_unless_the_text_was_cut(finish: FinishReason, name: str) -> None:
     assert read_all(reading().reader(), [TEXT], finish)[-1] == name
     assert read_all(reading().reader(), ["</think>42"], FinishReason.STOP)[-1] == "stop"
+
+
+SCRAPS = [
+    *(
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<function=f>",
+        "<parameter=a>",
+        "</parameter>",
+        "</function>",
+    ),
+    *(
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<|python_tag|>",
+        "[f(a=1)]",
+        "<|channel|>",
+        "analysis",
+        "final",
+        "<|message|>",
+        "<|end|>",
+    ),
+    *(
+        "<|start|>",
+        "<|call|>",
+        " to=functions.f",
+        "functions.f:0",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+    ),
+    *(
+        '{"name": "f", "arguments": {"a": 1}}',
+        '{"name": "f"',
+        '"arguments": ',
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "\n",
+        " ",
+        "f",
+        "\\u12",
+    ),
+]
+
+
+@pytest.mark.parametrize("thoughts", [None, *REASONING_FORMATS])
+@settings(max_examples=60)
+@given(st.data())
+def test_scraps_of_all_formats_are_read_the_same_in_single_characters(
+    thoughts: str | None, data: st.DataObject
+) -> None:
+    found = Reading(
+        reasoning=None if thoughts is None else REASONING_FORMATS[thoughts],
+        in_thoughts=data.draw(st.booleans()),
+        tools=TOOL_FORMATS[data.draw(st.sampled_from(sorted(TOOL_FORMATS)))],
+        use=ToolUse(tools=(ToolSpec(name="f"),)),
+    )
+    text = "".join(data.draw(st.lists(st.sampled_from(SCRAPS), max_size=12)))
+    assert read_all(found.reader(), [*text, ""]) == read_all(found.reader(), [text])
