@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import cache
 from typing import Any
 
 import pytest
+import torch
 import xgrammar
 
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
 from bough.gateway.parsers.registry import TOOL_FORMATS, ToolSpec
-from tests.gateway.parsers.assembly import TOOLS
+from tests.gateway.parsers.assembly import TOOLS, assemble
 from tests.gateway.parsers.renderings import RENDERINGS, Call
 
+END = 0
+"""The id that ends an output."""
+MAX_TOKENS = 60
+CLOSING = ("\n</parameter>\n", "</arg_value>", "</function>\n</tool_call>", "</tool_call>", '"', "}", "]", ")")
 ONE: list[Call] = [("get_weather", {"city": "Ulm", "days": 3})]
 TWO: list[Call] = [*ONE, ("ping", {})]
 STRICT = ToolSpec(
@@ -27,6 +33,16 @@ STRICT = ToolSpec(
     },
     strict=True,
 )
+STRICT_LIST = ToolSpec(
+    name="add-all",
+    parameters={
+        "type": "object",
+        "properties": {"all": {"type": "array", "items": {"type": "number"}}, "exact": {"type": "boolean"}},
+        "required": ["exact"],
+        "additionalProperties": False,
+    },
+    strict=True,
+)
 WRITTEN_OTHERWISE = {"pythonic"}
 """The grammar writes values in JSON, of which Python's own words are no part."""
 WITHOUT_SECOND_CALL = {"gpt_oss"}
@@ -34,17 +50,58 @@ RENDERED = sorted(set(RENDERINGS) - {"llama3, marked"})
 
 
 @cache
-def compiler() -> xgrammar.GrammarCompiler:
-    vocabulary = read_vocabulary(model_dir())
+def vocabulary() -> xgrammar.TokenizerInfo:
     config = json.loads((model_dir() / "config.json").read_text())
-    info = xgrammar_tokenizer_info(vocabulary, vocab_size=config["vocab_size"], stop_token_ids=[0])
-    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    tokens = read_vocabulary(model_dir())
+    found: xgrammar.TokenizerInfo = xgrammar_tokenizer_info(
+        tokens, vocab_size=config["vocab_size"], stop_token_ids=[END]
+    )
+    return found
+
+
+@cache
+def texts() -> list[bytes]:
+    return list(vocabulary().decoded_vocab)
+
+
+@cache
+def compiler() -> xgrammar.GrammarCompiler:
+    return xgrammar.GrammarCompiler(vocabulary(), max_threads=1, cache_enabled=False)
 
 
 def accepts(tag: dict[str, Any], text: str) -> bool:
     """Whether the text is a whole output under the constraint, as it travels: in JSON."""
     matcher = xgrammar.GrammarMatcher(compiler().compile_structural_tag(json.dumps(tag)))
     return bool(matcher.accept_string(text)) and bool(matcher.is_completed())
+
+
+def random_output(tag: dict[str, Any], rng: random.Random) -> str | None:
+    """A whole output that the constraint allows, drawn token by token; None where none came about."""
+    matcher = xgrammar.GrammarMatcher(compiler().compile_structural_tag(json.dumps(tag)))
+    mask = xgrammar.allocate_token_bitmask(1, len(texts()))
+    output = b""
+    for _ in range(MAX_TOKENS):
+        forced = matcher.find_jump_forward_string()
+        if forced:
+            assert matcher.accept_string(forced)
+            output += forced.encode()
+            continue
+        # Free strings would go on for ever: what may close something is drawn more often than its share.
+        closing = [text for text in CLOSING if matcher.fork().accept_string(text)] if rng.random() < 0.4 else []
+        if closing:
+            assert matcher.accept_string(closing[0])
+            output += closing[0].encode()
+            continue
+        matcher.fill_next_token_bitmask(mask, 0)
+        bits = (mask[0].unsqueeze(1) >> torch.arange(32, dtype=torch.int32)) & 1
+        # No parts of characters: xgrammar gives what is forced as text.
+        allowed = [token for token in torch.nonzero(bits.flatten()).flatten().tolist() if texts()[token].isascii()]
+        token = rng.choice(allowed)
+        if END in allowed and (token == END or rng.random() < 0.5):
+            return output.decode()
+        assert matcher.accept_token(token)
+        output += texts()[token]
+    return None
 
 
 def tag_of(rendering: str, *tools: ToolSpec, **options: bool) -> dict[str, Any]:
@@ -126,6 +183,18 @@ def test_a_strict_tool_without_parameters_has_no_arguments(rendering: str, requi
     tag = tag_of(rendering, ToolSpec(name="go-on", parameters=none, strict=True), required=required)
     assert accepts(tag, render([("go-on", {})]))
     assert not accepts(tag, render([("go-on", {"days": 1})]))
+
+
+@pytest.mark.parametrize("name", sorted(TOOL_FORMATS))
+def test_whatever_a_constraint_allows_is_read_as_calls(name: str) -> None:
+    tag = TOOL_FORMATS[name].structural_tag([*TOOLS, STRICT_LIST], required=True, parallel=True, reads_schema=True)
+    drawn = [random_output(tag, random.Random(seed)) for seed in range(8)]
+    outputs = [output for output in drawn if output is not None]
+    assert outputs
+    for output in outputs:
+        message = assemble(TOOL_FORMATS[name].make([*TOOLS, STRICT_LIST]), [output])
+        assert message.calls and not message.content, output
+        assert all(isinstance(json.loads(arguments), dict) for _, arguments in message.calls), output
 
 
 def test_behind_thoughts_a_call_of_gpt_oss_begins_with_the_role() -> None:
