@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-dev
 CLIENTS_VENV := .venv-clients
 CLIENTS := $(CLIENTS_VENV)/.installed
 
-.PHONY: help install serve chat test check fmt protos demo-model bench bench-grammar bench-gpu test-gpu compose-test clean
+.PHONY: help install serve chat test check fmt protos demo-model bench bench-grammar bench-gpu test-gpu grammar-long compose-test clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-gpu: ## Measure on a GPU beside the peers that are there: make bench-gpu [
 test-gpu: ## Run the tests of the kernels and of the executor on a GPU: make test-gpu [ARGS="tests/gpu -k decode"]
 	@exec bash -c '. scripts/gpu/setup.sh && export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 && exec $(GPU_PYTHON) -m pytest \
 		-p pytest_asyncio.plugin -p pytest_timeout $(if $(ARGS),$(ARGS),tests/kernels tests/gpu tests/executor)'
+
+grammar-long: $(DEV) ## Outputs of the demo model under 1,000 random schemas, each validated: make grammar-long [SCHEMAS=1000]
+	@BOUGH_RANDOM_SCHEMAS=$(or $(SCHEMAS),1000) $(BIN)/python -m pytest -q tests/grammar/test_random_schemas.py
 
 compose-test: $(DEV) ## Try the containers; needs a docker engine
 	@$(BIN)/python -m pytest tests/docker $(ARGS)

@@ -26,7 +26,7 @@ from bough.grammar.ebnf import (
 )
 
 MAX_NFA_STATES = 50_000
-MAX_STATES = 2_000
+MAX_STATES = 512
 """Of the deterministic automaton of one expression."""
 
 

@@ -15,6 +15,9 @@ from bough.grammar.sources import Target, prepare
 CACHE_BYTES = 256 << 20
 """Of masks of rules, in the compiler: schemas have strings, numbers and white space in common."""
 
+MAX_COMPILED_BYTES = 128 << 20
+"""Of the compiled form of one source, which is sent to an executor and kept there."""
+
 _SOURCE_PREFIX = re.compile(r"^\[[\d:]+\] \S+?:\d+: (?:Check failed: \(.*?\) is (?:false|true): )?")
 
 
@@ -60,6 +63,8 @@ class Compiler:
             if "bad_alloc" in str(error):
                 raise MemoryError from None
             raise CompileError(_SOURCE_PREFIX.sub("", str(error)).strip() or type(error).__name__) from None
+        if len(serialized) > MAX_COMPILED_BYTES:
+            raise CompileError(f"is {len(serialized)} bytes when compiled; at most {MAX_COMPILED_BYTES} are kept")
         if not begins:
             raise CompileError("cannot be satisfied: no token of the vocabulary can begin an output")
         return serialized.encode()

@@ -189,8 +189,11 @@ def string_chars(ranges: Ranges) -> Expr:
     """One character of a set, as it stands in a JSON string: escaped where it must be."""
     raw = intersect(ranges, RAW)
     options: list[Expr] = [OneOf(raw)] if raw else []
-    for low, high in intersect(ranges, _MUST_ESCAPE):
-        options += [Literal(_ESCAPES.get(code, f"\\u{code:04x}")) for code in range(low, high + 1)]
+    escaped = [code for low, high in intersect(ranges, _MUST_ESCAPE) for code in range(low, high + 1)]
+    # Control characters that have no short escape only where the set has nothing else: each is a chain of six states.
+    options += [Literal(_ESCAPES[code]) for code in escaped if code in _ESCAPES]
+    if not options:
+        options = [Literal(f"\\u{code:04x}") for code in escaped]
     return alt(*options)
 
 

@@ -14,7 +14,7 @@ point, 15 in all, which a double holds. An output with more could be rounded to 
 MAX_BOUND = 10**15
 MAX_MULTIPLES = 512
 """Multiples that are written out one by one, where a number has both bounds and a step."""
-MAX_DIVISOR = 256
+MAX_DIVISOR = 100
 _FRACTION_DIGITS = 6
 """After the point, of numbers with bounds: enough for any use, and few enough that no output rounds to a bound."""
 

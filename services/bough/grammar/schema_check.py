@@ -96,7 +96,7 @@ CONDITIONS = (
     "format: only " + ", ".join(sorted(FORMATS)),
     "format, pattern: neither beside the other, nor beside minLength and maxLength",
     "uniqueItems: only false",
-    "multipleOf: whole numbers and type integer; up to 256, or with both bounds and up to 512 multiples between",
+    "multipleOf: whole numbers and type integer; up to 100, or with both bounds and up to 512 multiples between",
     "minProperties: with additional properties, at most one more than are required",
     "patternProperties: one pattern, without properties, propertyNames or open additionalProperties beside it",
     "propertyNames: without properties or required beside it",
