@@ -76,10 +76,18 @@ class GrammarMatcher:
             self._num_skipped += 1
             return ()
         self._num_skipped = 0
-        text: str = self._matcher.find_jump_forward_string()
+        text = self._forced_text()
         self._num_misses = 0 if text else min(self._num_misses + 1, MOST_SKIPPED)
         self._forced = text.encode()
         return self._guesses.drafts(self._forced, most) if text else ()
+
+    def _forced_text(self) -> str:
+        try:
+            text: str = self._matcher.find_jump_forward_string()
+        except UnicodeDecodeError:
+            # A token has ended in the middle of a character, whose other bytes are no text by themselves.
+            return ""
+        return text
 
     def rollback(self, num_tokens: int) -> None:
         """Go back before the last accepted tokens."""

@@ -1,0 +1,84 @@
+"""Over random schemas and prompts the demo model writes the same with drafts as without, token by token."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import pytest
+import xgrammar
+
+from bough.common.sampling import Grammar, GrammarKind
+from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
+from bough.demo import model_dir
+from bough.executor.forced_text import ForcedText
+from bough.executor.grammars import GrammarMatcher
+from bough.executor.runner import ModelRunner
+from bough.grammar.compiler import Compiler
+from tests.grammar.random_schemas import SchemaMaker
+from tests.helpers.engines import EngineDriver, admission, load_runner, make_engine, random_tokens
+
+NUM_PAIRS = int(os.environ.get("BOUGH_RANDOM_SCHEMAS", "40")) // 2
+"""Of a schema and a prompt; `make grammar-long` has 500."""
+BATCH = 25
+MAX_TOKENS = 200
+EOS = [4089, 4087]
+VOCAB_SIZE = 4096
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModelRunner:
+    return load_runner(model_dir(), num_pages=BATCH * (MAX_TOKENS // 16 + 4))
+
+
+class Pairs:
+    """Compiled schemas, and the engine with each of them."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        vocabulary = read_vocabulary(model_dir())
+        self._runner = runner
+        self.num_at_once = 0
+        """Tokens that came with one before them."""
+        self._info = xgrammar_tokenizer_info(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=EOS)
+        self._compiler = Compiler(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=EOS)
+        self._guesses = ForcedText(model_dir(), self._info.decoded_vocab, adds_prefix_space=False)
+
+    def compiled(self, seeds: range) -> dict[int, xgrammar.CompiledGrammar]:
+        found: dict[int, xgrammar.CompiledGrammar] = {}
+        for seed in seeds:
+            serialized = self._compiler.compile(GrammarKind.JSON_SCHEMA, json.dumps(SchemaMaker(seed).document()))
+            found[seed] = xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
+        return found
+
+    def run(self, compiled: dict[int, xgrammar.CompiledGrammar], *, drafts: bool, temperature: float) -> EngineDriver:
+        driver = EngineDriver(make_engine(self._runner, eos=EOS))
+        for seed, grammar in compiled.items():
+            fields: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_tokens": MAX_TOKENS}
+            matcher = GrammarMatcher(grammar, self._guesses if drafts else None)
+            prompt = random_tokens(5 + seed % 30, seed, VOCAB_SIZE - 100)
+            wanted = Grammar(key=b"k" * 32, kind=GrammarKind.JSON_SCHEMA, text="")
+            driver.admit(admission(seed, prompt, matcher=matcher, grammar=wanted, **fields))
+        while (report := driver.step()) is not None:
+            self.num_at_once += sum(count - 1 for count in report.tokens.counts)
+        return driver
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_outputs_are_the_same_token_by_token(
+    runner: ModelRunner, temperature: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = Pairs(runner)
+    num_tokens = 0
+    for first in range(1, NUM_PAIRS + 1, BATCH):
+        compiled = pairs.compiled(range(first, min(first + BATCH, NUM_PAIRS + 1)))
+        without = pairs.run(compiled, drafts=False, temperature=temperature)
+        with_drafts = pairs.run(compiled, drafts=True, temperature=temperature)
+        assert with_drafts.tokens == without.tokens
+        assert with_drafts.finish == without.finish
+        num_tokens += sum(map(len, without.tokens.values()))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{NUM_PAIRS} pairs, {num_tokens} tokens, {pairs.num_at_once} of them as drafts\n")
+    assert pairs.num_at_once > num_tokens // 50
