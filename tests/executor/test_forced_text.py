@@ -27,9 +27,9 @@ def guesses(tmp_path: Path) -> ForcedText:
 
 
 def test_the_tokenizers_cut_comes_first(guesses: ForcedText) -> None:
-    assert guesses.drafts(TEXT, 40) == ids(TEXT.decode())
-    assert guesses.drafts(TEXT, 3) == ids(TEXT.decode())[:3]
-    assert guesses.drafts(b"", 40) == []
+    assert guesses.drafts(TEXT, 40, 0.4) == ids(TEXT.decode())
+    assert guesses.drafts(TEXT, 3, 0.4) == ids(TEXT.decode())[:3]
+    assert guesses.drafts(b"", 40, 0.4) == []
 
 
 def test_what_was_produced_is_guessed_the_next_time(guesses: ForcedText) -> None:
@@ -38,20 +38,20 @@ def test_what_was_produced_is_guessed_the_next_time(guesses: ForcedText) -> None
     guesses.note(TEXT, single)
     guesses.note(TEXT, single)
     # the chance of each is 3/4, and one has to be likely enough together with those before it
-    assert guesses.drafts(TEXT, 40) == single[:3]
+    assert guesses.drafts(TEXT, 40, 0.4) == single[:3]
     for _ in range(30):
         guesses.note(TEXT, single)
-    assert guesses.drafts(TEXT, 40) == single
+    assert guesses.drafts(TEXT, 40, 0.4) == single
 
 
 def test_a_changed_mind_is_followed(guesses: ForcedText) -> None:
     single, cut = [ids(chr(byte))[0] for byte in TEXT], ids(TEXT.decode())
     for _ in range(40):
         guesses.note(TEXT, single)
-    assert guesses.drafts(TEXT, 2) == single[:2]
+    assert guesses.drafts(TEXT, 2, 0.4) == single[:2]
     for _ in range(40):
         guesses.note(TEXT, cut)
-    assert guesses.drafts(TEXT, 2) == cut[:2]
+    assert guesses.drafts(TEXT, 2, 0.4) == cut[:2]
 
 
 def test_a_coin_toss_is_not_guessed_far(guesses: ForcedText) -> None:
@@ -62,20 +62,20 @@ def test_a_coin_toss_is_not_guessed_far(guesses: ForcedText) -> None:
         guesses.note(rest, single[place : place + 2])
         guesses.note(rest, cut[place : place + 1])
         guesses.note(rest[1:], ids("?"))
-    assert len(guesses.drafts(rest, 40)) <= 1
+    assert len(guesses.drafts(rest, 40, 0.4)) <= 1
 
 
 def test_a_tokenizer_that_is_often_wrong_is_asked_less(guesses: ForcedText) -> None:
     for number in range(40):
         text = f"the house number {number}"
         guesses.note(text.encode(), ids("?"))
-    assert len(guesses.drafts(b"another text that nobody has seen", 40)) < 3
+    assert len(guesses.drafts(b"another text that nobody has seen", 40, 0.4)) < 3
 
 
 def test_tokens_that_go_beyond_the_text_or_add_none_end_a_guess(guesses: ForcedText) -> None:
     word = next([token] for token in ids(TEXT.decode()) if len(TOKENIZER.decode([token])) > 1)
     start = TOKENIZER.decode(word)[:-1].encode()
     guesses.note(start, word)
-    assert guesses.drafts(start, 5) == word
+    assert guesses.drafts(start, 5, 0.4) == word
     guesses.note(b"x", [2])  # a special token adds no text
-    assert guesses.drafts(b"x", 5) == [2]
+    assert guesses.drafts(b"x", 5, 0.4) == [2]

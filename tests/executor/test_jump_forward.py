@@ -179,7 +179,7 @@ class Prophet:
         self.accepted.append(token)
         return True
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, most: int, least_chance: float) -> list[int]:
         return self.drafts[len(self.accepted) :][:most]
 
     def rollback(self, num_tokens: int) -> None:

@@ -88,7 +88,7 @@ def test_while_it_thinks_all_but_the_end_of_the_output_is_allowed(make: Maker) -
     assert feed(matcher, 'I think "<b>" </thin k> { }')
     assert allowed(matcher) == set(range(512)) - {EOS}
     assert allowed(make(has_grammar=False, max_tokens=9)) == set(range(512))
-    assert not matcher.is_done and not matcher.forced(9)
+    assert not matcher.is_done and not matcher.forced(9, 0.5)
 
 
 @pytest.mark.parametrize("thought", ["", "well", "<</think", "</think </thin"])

@@ -44,7 +44,7 @@ class AnyMatcher:
 
     batched = None
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, most: int, least_chance: float) -> list[int]:
         return []
 
     def rollback(self, num_tokens: int) -> None: ...

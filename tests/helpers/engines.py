@@ -74,6 +74,9 @@ class DelayedPipeline:
         self._position = np.full(table.max_rows, -1, np.int64)
         self._under_way: deque[Drawn] = deque()
 
+    def draft_cost(self, num_rows: int) -> float:
+        return 1.0
+
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         arrays = self._begin(plan, running)
         if plan.copies:

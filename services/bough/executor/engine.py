@@ -227,8 +227,11 @@ class Engine:
         return True
 
     def _propose_drafts(self) -> None:
-        for entry in self._constrained.values() if self._pipeline.takes_drafts else ():
-            if drafts := drafts_of(entry):
+        if not self._constrained or not self._pipeline.takes_drafts:
+            return
+        cost = self._pipeline.draft_cost(self._composer.num_running)
+        for entry in self._constrained.values():
+            if drafts := drafts_of(entry, cost):
                 self._composer.drafts.propose(entry.sequence, drafts)
 
     def _collect_all(self) -> None:

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-LEAST_CHANCE = 0.4
-"""Chance that a draft and all before it are right, below which it is not worth computing."""
-
 _ANCHOR = "\n"
 _MAX_TEXTS = 1 << 15
 _MAX_CUTS = 4096
@@ -55,16 +52,22 @@ class ForcedText:
         self._cuts: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
         self._cut_right = self._cut_seen = 4.0
 
-    def drafts(self, text: bytes, most: int) -> list[int]:
-        """Tokens that probably follow where `text` must, `most` at most."""
+    def drafts(self, text: bytes, most: int, least_chance: float) -> list[int]:
+        """Tokens that probably follow where `text` must.
+
+        Args:
+            text: UTF-8.
+            most: tokens at most.
+            least_chance: that a token and all before it are right; with less it is left out.
+        """
         found: list[int] = []
         chance = 1.0
         while text and len(found) < most:
             guess = self._guesses.get(text)
             if guess is None:
-                return found + self._cut_likely(text, chance)[: most - len(found)]
+                return found + self._cut_likely(text, chance, least_chance)[: most - len(found)]
             chance *= guess.chance
-            if chance < LEAST_CHANCE:
+            if chance < least_chance:
                 break
             found.append(guess.token)
             text = self._after(text, guess.token)
@@ -93,12 +96,12 @@ class ForcedText:
         data = self._token_bytes[token]
         return text[len(data) :] if data and text.startswith(data) else b""
 
-    def _cut_likely(self, text: bytes, chance: float) -> list[int]:
+    def _cut_likely(self, text: bytes, chance: float, least_chance: float) -> list[int]:
         """As much of the tokenizer's cut as is likely enough."""
         found: list[int] = []
         for token in self._cut(text):
             chance *= self._cut_right / self._cut_seen
-            if chance < LEAST_CHANCE:
+            if chance < least_chance:
                 break
             found.append(token)
         return found

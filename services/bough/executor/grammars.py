@@ -63,7 +63,7 @@ class GrammarMatcher:
         """Advance by text that is no token of its own; False when the grammar does not allow it."""
         return bool(self._matcher.accept_string(data))
 
-    def forced(self, most: int) -> Sequence[int]:
+    def forced(self, most: int, least_chance: float) -> Sequence[int]:
         """Tokens that probably stand for the text that must follow."""
         if self._guesses is None:
             return ()
@@ -79,7 +79,7 @@ class GrammarMatcher:
         text = self._forced_text()
         self._num_misses = 0 if text else min(self._num_misses + 1, MOST_SKIPPED)
         self._forced = text.encode()
-        return self._guesses.drafts(self._forced, most) if text else ()
+        return self._guesses.drafts(self._forced, most, least_chance) if text else ()
 
     def _forced_text(self) -> str:
         try:

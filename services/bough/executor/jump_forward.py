@@ -15,8 +15,14 @@ MAX_DRAFTS = 32
 """Tokens tried behind one; forced text is seldom longer, and each costs what a prompt's token does."""
 
 
-def drafts_of(running: Running) -> Sequence[int]:
-    """Drafts for the next step of a sequence with a matcher; none where it does not decode or may not have any."""
+def drafts_of(running: Running, cost: float) -> Sequence[int]:
+    """Drafts for the next step of a sequence with a matcher; none where it does not decode or may not have any.
+
+    Args:
+        running: the sequence.
+        cost: of computing a draft, as a part of what a token costs by itself. A draft less likely to be right than
+            that loses time.
+    """
     sequence, matcher, params = running.sequence, running.matcher, running.sequence.params
     if sequence.status is not SequenceStatus.DECODING or sequence.num_pending or not running.is_started:
         return ()
@@ -28,6 +34,6 @@ def drafts_of(running: Running) -> Sequence[int]:
     if room < 1 or produced < params.min_tokens:
         return ()
     assert matcher is not None
-    drafts = matcher.forced(room)
+    drafts = matcher.forced(room, cost)
     stops = running.stop.stop_token_ids
     return next((drafts[:index] for index, token in enumerate(drafts) if token in stops), drafts)

@@ -73,9 +73,9 @@ class ReasoningMatcher:
             return token == expected
         return self._think(token)
 
-    def forced(self, most: int) -> Sequence[int]:
+    def forced(self, most: int, least_chance: float) -> Sequence[int]:
         """Tokens that probably stand for the text that must follow; none while the model thinks."""
-        return self._answer.forced(most) if self._has_answer and self._answer is not None else ()
+        return self._answer.forced(most, least_chance) if self._has_answer and self._answer is not None else ()
 
     def rollback(self, num_tokens: int) -> None:
         """Go back before the last accepted tokens, which are of the answer."""

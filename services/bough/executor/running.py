@@ -23,8 +23,13 @@ class Matcher(Protocol):
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
 
-    def forced(self, most: int) -> Sequence[int]:
-        """Tokens that probably stand for the text that must follow, `most` at most; others may be as right."""
+    def forced(self, most: int, least_chance: float) -> Sequence[int]:
+        """Tokens that probably stand for the text that must follow; others may be as right.
+
+        Args:
+            most: tokens at most.
+            least_chance: that a token and all before it are right; with less it is left out.
+        """
 
     def rollback(self, num_tokens: int) -> None:
         """Go back before the last accepted tokens."""

@@ -45,7 +45,7 @@ class Allowing:
 
     batched = None
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, most: int, least_chance: float) -> list[int]:
         return []
 
     def rollback(self, num_tokens: int) -> None: ...

@@ -118,6 +118,10 @@ class GpuPipeline:
         self._staging = [torch.empty(words, dtype=torch.int32, pin_memory=True) for _ in range(_STAGING_SLOTS)]
         self._slot = 0
 
+    def draft_cost(self, num_rows: int) -> float:
+        """See `Pipeline`."""
+        return 1.0
+
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         """Queue a step on the GPU."""
         try:

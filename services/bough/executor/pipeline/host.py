@@ -15,6 +15,9 @@ from bough.executor.runner import ModelRunner
 from bough.executor.running import Running
 from bough.executor.step import StepArrays, StepPlan
 
+_ROWS_A_STEP = 12
+"""Rows that cost what all else of a step costs: 0.65 ms at 1 row, 3.4 at 64 (demo model, two cores)."""
+
 
 class HostPipeline:
     """See `Pipeline`.
@@ -34,6 +37,10 @@ class HostPipeline:
         self._table = table
         self._drawing = Drawing(max_rows=table.max_rows, vocab_size=runner.vocab_size, eos_token_ids=eos_token_ids)
         self._drawn: Drawn | None = None
+
+    def draft_cost(self, num_rows: int) -> float:
+        """A token more costs what a row costs; a step costs as much as some twelve of them beside."""
+        return num_rows / (num_rows + _ROWS_A_STEP)
 
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         """Compute a step."""
