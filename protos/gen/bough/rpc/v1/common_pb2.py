@@ -24,41 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ough/rpc/v1/common.proto\x12\x0c\x62ough.rpc.v1\"M\n\x07Grammar\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.bough.rpc.v1.GrammarKind\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xb8\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x08 \x01(\x02\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x16\n\x0elogit_bias_ids\x18\r \x03(\r\x12\x19\n\x11logit_bias_values\x18\x0e \x03(\x02\x12\x19\n\x0ctop_logprobs\x18\x0f \x01(\rH\x00\x88\x01\x01\x12&\n\x07grammar\x18\x10 \x01(\x0b\x32\x15.bough.rpc.v1.Grammar\x12*\n\treasoning\x18\x11 \x01(\x0b\x32\x17.bough.rpc.v1.ReasoningB\x0f\n\r_top_logprobs\"U\n\tReasoning\x12\x0b\n\x03\x65nd\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0b\x63losing_ids\x18\x03 \x03(\rB\r\n\x0b_max_tokens\"N\n\x0bTextOptions\x12\x0c\n\x04stop\x18\x01 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x02 \x01(\x08\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\xeb\x01\n\x06Submit\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.bough.rpc.v1.SamplingParams\x12\'\n\x04text\x18\x04 \x01(\x0b\x32\x19.bough.rpc.v1.TextOptions\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x05 \x01(\x0c\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\t \x01(\x04\"@\n\x06Resume\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\"V\n\x0cRequestError\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x93\x01\n\x0cTokenColumns\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x11\n\tpositions\x18\x02 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x0e\n\x06\x66inish\x18\x05 \x03(\r\x12.\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1c.bough.rpc.v1.LogprobColumns\"}\n\x0eLogprobColumns\x12\x0f\n\x07indices\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\r\n\x05ranks\x18\x03 \x03(\r\x12\x12\n\ntop_counts\x18\x04 \x03(\r\x12\x0f\n\x07top_ids\x18\x05 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x06 \x03(\x02\"9\n\x0eStartedColumns\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x15\n\rcached_tokens\x18\x02 \x03(\r\"m\n\rModelIdentity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x12\n\nvocab_hash\x18\x03 \x01(\x0c\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bmax_context\x18\x05 \x01(\r\"T\n\x06\x41ttach\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\"H\n\x08\x41ttached\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12-\n\x08identity\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity*\xb4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05*\xd0\x01\n\x0bGrammarKind\x12\x1c\n\x18GRAMMAR_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRAMMAR_KIND_JSON_SCHEMA\x10\x01\x12\x16\n\x12GRAMMAR_KIND_REGEX\x10\x02\x12\x1c\n\x18GRAMMAR_KIND_JSON_OBJECT\x10\x03\x12\x15\n\x11GRAMMAR_KIND_EBNF\x10\x04\x12\x17\n\x13GRAMMAR_KIND_CHOICE\x10\x05\x12\x1f\n\x1bGRAMMAR_KIND_STRUCTURAL_TAG\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ough/rpc/v1/common.proto\x12\x0c\x62ough.rpc.v1\"M\n\x07Grammar\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.bough.rpc.v1.GrammarKind\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xcc\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x08 \x01(\x02\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x16\n\x0elogit_bias_ids\x18\r \x03(\r\x12\x19\n\x11logit_bias_values\x18\x0e \x03(\x02\x12\x19\n\x0ctop_logprobs\x18\x0f \x01(\rH\x00\x88\x01\x01\x12&\n\x07grammar\x18\x10 \x01(\x0b\x32\x15.bough.rpc.v1.Grammar\x12*\n\treasoning\x18\x11 \x01(\x0b\x32\x17.bough.rpc.v1.Reasoning\x12\x12\n\nforced_ids\x18\x12 \x03(\rB\x0f\n\r_top_logprobs\"U\n\tReasoning\x12\x0b\n\x03\x65nd\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0b\x63losing_ids\x18\x03 \x03(\rB\r\n\x0b_max_tokens\"N\n\x0bTextOptions\x12\x0c\n\x04stop\x18\x01 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x02 \x01(\x08\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\xa4\x02\n\x06Submit\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.bough.rpc.v1.SamplingParams\x12\'\n\x04text\x18\x04 \x01(\x0b\x32\x19.bough.rpc.v1.TextOptions\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x05 \x01(\x0c\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\t \x01(\x04\x12$\n\x04\x62\x61se\x18\n \x01(\x0b\x32\x16.bough.rpc.v1.StateRef\x12\x11\n\tbase_tail\x18\x0b \x03(\r\"*\n\x08StateRef\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\x04\"@\n\x06Resume\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\"V\n\x0cRequestError\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x93\x01\n\x0cTokenColumns\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x11\n\tpositions\x18\x02 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x0e\n\x06\x66inish\x18\x05 \x03(\r\x12.\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1c.bough.rpc.v1.LogprobColumns\"}\n\x0eLogprobColumns\x12\x0f\n\x07indices\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\r\n\x05ranks\x18\x03 \x03(\r\x12\x12\n\ntop_counts\x18\x04 \x03(\r\x12\x0f\n\x07top_ids\x18\x05 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x06 \x03(\x02\"9\n\x0eStartedColumns\x12\x10\n\x08requests\x18\x01 \x03(\x06\x12\x15\n\rcached_tokens\x18\x02 \x03(\r\"m\n\rModelIdentity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x12\n\nvocab_hash\x18\x03 \x01(\x0c\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bmax_context\x18\x05 \x01(\r\"T\n\x06\x41ttach\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\"H\n\x08\x41ttached\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12-\n\x08identity\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity*\xb4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05*\xd0\x01\n\x0bGrammarKind\x12\x1c\n\x18GRAMMAR_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRAMMAR_KIND_JSON_SCHEMA\x10\x01\x12\x16\n\x12GRAMMAR_KIND_REGEX\x10\x02\x12\x1c\n\x18GRAMMAR_KIND_JSON_OBJECT\x10\x03\x12\x15\n\x11GRAMMAR_KIND_EBNF\x10\x04\x12\x17\n\x13GRAMMAR_KIND_CHOICE\x10\x05\x12\x1f\n\x1bGRAMMAR_KIND_STRUCTURAL_TAG\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bough.rpc.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1732
-  _globals['_FINISHREASON']._serialized_end=1912
-  _globals['_GRAMMARKIND']._serialized_start=1915
-  _globals['_GRAMMARKIND']._serialized_end=2123
+  _globals['_FINISHREASON']._serialized_start=1853
+  _globals['_FINISHREASON']._serialized_end=2033
+  _globals['_GRAMMARKIND']._serialized_start=2036
+  _globals['_GRAMMARKIND']._serialized_end=2244
   _globals['_GRAMMAR']._serialized_start=43
   _globals['_GRAMMAR']._serialized_end=120
   _globals['_SAMPLINGPARAMS']._serialized_start=123
-  _globals['_SAMPLINGPARAMS']._serialized_end=563
-  _globals['_REASONING']._serialized_start=565
-  _globals['_REASONING']._serialized_end=650
-  _globals['_TEXTOPTIONS']._serialized_start=652
-  _globals['_TEXTOPTIONS']._serialized_end=730
-  _globals['_SUBMIT']._serialized_start=733
-  _globals['_SUBMIT']._serialized_end=968
-  _globals['_RESUME']._serialized_start=970
-  _globals['_RESUME']._serialized_end=1034
-  _globals['_REQUESTERROR']._serialized_start=1036
-  _globals['_REQUESTERROR']._serialized_end=1122
-  _globals['_TOKENCOLUMNS']._serialized_start=1125
-  _globals['_TOKENCOLUMNS']._serialized_end=1272
-  _globals['_LOGPROBCOLUMNS']._serialized_start=1274
-  _globals['_LOGPROBCOLUMNS']._serialized_end=1399
-  _globals['_STARTEDCOLUMNS']._serialized_start=1401
-  _globals['_STARTEDCOLUMNS']._serialized_end=1458
-  _globals['_MODELIDENTITY']._serialized_start=1460
-  _globals['_MODELIDENTITY']._serialized_end=1569
-  _globals['_ATTACH']._serialized_start=1571
-  _globals['_ATTACH']._serialized_end=1655
-  _globals['_ATTACHED']._serialized_start=1657
-  _globals['_ATTACHED']._serialized_end=1729
+  _globals['_SAMPLINGPARAMS']._serialized_end=583
+  _globals['_REASONING']._serialized_start=585
+  _globals['_REASONING']._serialized_end=670
+  _globals['_TEXTOPTIONS']._serialized_start=672
+  _globals['_TEXTOPTIONS']._serialized_end=750
+  _globals['_SUBMIT']._serialized_start=753
+  _globals['_SUBMIT']._serialized_end=1045
+  _globals['_STATEREF']._serialized_start=1047
+  _globals['_STATEREF']._serialized_end=1089
+  _globals['_RESUME']._serialized_start=1091
+  _globals['_RESUME']._serialized_end=1155
+  _globals['_REQUESTERROR']._serialized_start=1157
+  _globals['_REQUESTERROR']._serialized_end=1243
+  _globals['_TOKENCOLUMNS']._serialized_start=1246
+  _globals['_TOKENCOLUMNS']._serialized_end=1393
+  _globals['_LOGPROBCOLUMNS']._serialized_start=1395
+  _globals['_LOGPROBCOLUMNS']._serialized_end=1520
+  _globals['_STARTEDCOLUMNS']._serialized_start=1522
+  _globals['_STARTEDCOLUMNS']._serialized_end=1579
+  _globals['_MODELIDENTITY']._serialized_start=1581
+  _globals['_MODELIDENTITY']._serialized_end=1690
+  _globals['_ATTACH']._serialized_start=1692
+  _globals['_ATTACH']._serialized_end=1776
+  _globals['_ATTACHED']._serialized_start=1778
+  _globals['_ATTACHED']._serialized_end=1850
 # @@protoc_insertion_point(module_scope)

@@ -151,6 +151,7 @@ class SamplingParams(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    FORCED_IDS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 is greedy."""
     top_p: _builtins.float
@@ -195,6 +196,12 @@ class SamplingParams(_message.Message):
     def reasoning(self) -> Global___Reasoning:
         """Absent: the output has no reasoning part."""
 
+    @_builtins.property
+    def forced_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Not empty: the output is exactly these tokens, max_tokens of them, whatever the model would choose; its log
+        probabilities then tell how likely they are. Not together with a grammar or a reasoning part.
+        """
+
     def __init__(
         self,
         *,
@@ -215,10 +222,11 @@ class SamplingParams(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         grammar: Global___Grammar | None = ...,
         reasoning: Global___Reasoning | None = ...,
+        forced_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "grammar", b"grammar", "reasoning", b"reasoning", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias_ids", b"logit_bias_ids", "logit_bias_values", b"logit_bias_values", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "forced_ids", b"forced_ids", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias_ids", b"logit_bias_ids", "logit_bias_values", b"logit_bias_values", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
@@ -307,6 +315,8 @@ class Submit(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    BASE_TAIL_FIELD_NUMBER: _builtins.int
     cache_namespace: _builtins.bytes
     """Prefixes are shared only within a namespace (tenant salt, adapter); empty is the common one."""
     priority: _builtins.int
@@ -323,7 +333,7 @@ class Submit(_message.Message):
 
     @_builtins.property
     def prompt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Prompt token ids; at least one."""
+        """Prompt token ids; at least one, together with those of `base`."""
 
     @_builtins.property
     def sampling(self) -> Global___SamplingParams:
@@ -332,6 +342,16 @@ class Submit(_message.Message):
     @_builtins.property
     def text(self) -> Global___TextOptions:
         """How text is made of them."""
+
+    @_builtins.property
+    def base(self) -> Global___StateRef:
+        """A state of a program, whose tokens go before `prompt`; absent: `prompt` is all. The last tokens of the state are in
+        `base_tail`, which the detokenizer needs.
+        """
+
+    @_builtins.property
+    def base_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The last tokens of `base`, at most 16; where fewer are given, the state has no more."""
 
     def __init__(
         self,
@@ -345,14 +365,42 @@ class Submit(_message.Message):
         traceparent: _builtins.str = ...,
         name: _builtins.str = ...,
         deadline_unix_ms: _builtins.int = ...,
+        base: Global___StateRef | None = ...,
+        base_tail: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "deadline_unix_ms", b"deadline_unix_ms", "name", b"name", "priority", b"priority", "prompt", b"prompt", "requests", b"requests", "sampling", b"sampling", "text", b"text", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "base_tail", b"base_tail", "cache_namespace", b"cache_namespace", "deadline_unix_ms", b"deadline_unix_ms", "name", b"name", "priority", b"priority", "prompt", b"prompt", "requests", b"requests", "sampling", b"sampling", "text", b"text", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
+
+@_typing.final
+class StateRef(_message.Message):
+    """Names a state of a program."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    program: _builtins.bytes
+    """The program's id, 16 bytes."""
+    state: _builtins.int
+    """The client's number of the state."""
+    def __init__(
+        self,
+        *,
+        program: _builtins.bytes = ...,
+        state: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["program", b"program", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateRef: _TypeAlias = StateRef  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):

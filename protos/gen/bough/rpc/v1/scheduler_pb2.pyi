@@ -20,6 +20,320 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ChangeProgramRequest(_message.Message):
+    """Orders for one program. Each call renews its lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    LEASE_S_FIELD_NUMBER: _builtins.int
+    CACHE_NAMESPACE_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    program: _builtins.bytes
+    """16 random bytes."""
+    lease_s: _builtins.int
+    """Set to open it, or to change its lease: seconds it lives after the last call."""
+    cache_namespace: _builtins.bytes
+    """Of its states' prefixes; only where it is opened."""
+    close: _builtins.bool
+    """End it, after the orders."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateOrder]:
+        """What to do."""
+
+    def __init__(
+        self,
+        *,
+        program: _builtins.bytes = ...,
+        lease_s: _builtins.int | None = ...,
+        cache_namespace: _builtins.bytes = ...,
+        orders: _abc.Iterable[Global___StateOrder] | None = ...,
+        close: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "lease_s", b"lease_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "cache_namespace", b"cache_namespace", "close", b"close", "lease_s", b"lease_s", "orders", b"orders", "program", b"program"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lease_s: _TypeAlias = _typing.Literal["lease_s"]  # noqa: Y015
+    _WhichOneofArgType__lease_s: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_s) -> _WhichOneofReturnType__lease_s | None: ...
+
+Global___ChangeProgramRequest: _TypeAlias = ChangeProgramRequest  # noqa: Y015
+
+@_typing.final
+class StateOrder(_message.Message):
+    """One order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTEND_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    LOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def extend(self) -> Global___ExtendOrder:
+        """Add tokens."""
+
+    @_builtins.property
+    def fork(self) -> Global___ForkOrder:
+        """Branch."""
+
+    @_builtins.property
+    def join(self) -> Global___JoinOrder:
+        """Add what branches have that the state has not, and release them."""
+
+    @_builtins.property
+    def cut(self) -> Global___CutOrder:
+        """Cut off."""
+
+    @_builtins.property
+    def release(self) -> Global___ReleaseOrder:
+        """Give up."""
+
+    @_builtins.property
+    def look(self) -> Global___LookOrder:
+        """Say how long a state is and how it ends."""
+
+    def __init__(
+        self,
+        *,
+        extend: Global___ExtendOrder | None = ...,
+        fork: Global___ForkOrder | None = ...,
+        join: Global___JoinOrder | None = ...,
+        cut: Global___CutOrder | None = ...,
+        release: Global___ReleaseOrder | None = ...,
+        look: Global___LookOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "extend", b"extend", "fork", b"fork", "join", b"join", "look", b"look", "order", b"order", "release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "extend", b"extend", "fork", b"fork", "join", b"join", "look", b"look", "order", b"order", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["extend", "fork", "join", "cut", "release", "look"]  # noqa: Y015
+    _WhichOneofArgType_order: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
+
+Global___StateOrder: _TypeAlias = StateOrder  # noqa: Y015
+
+@_typing.final
+class ExtendOrder(_message.Message):
+    """Adds tokens to a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state; 0 is there from the start and empty."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What is added."""
+
+    def __init__(
+        self,
+        *,
+        state: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendOrder: _TypeAlias = ExtendOrder  # noqa: Y015
+
+@_typing.final
+class ForkOrder(_message.Message):
+    """Branches a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state."""
+    @_builtins.property
+    def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """New states, equal to it."""
+
+    def __init__(
+        self,
+        *,
+        state: _builtins.int = ...,
+        children: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["children", b"children", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkOrder: _TypeAlias = ForkOrder  # noqa: Y015
+
+@_typing.final
+class JoinOrder(_message.Message):
+    """Adds to a state what its branches have got since they branched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state."""
+    @_builtins.property
+    def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Branches of it; they are released."""
+
+    def __init__(
+        self,
+        *,
+        state: _builtins.int = ...,
+        children: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["children", b"children", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinOrder: _TypeAlias = JoinOrder  # noqa: Y015
+
+@_typing.final
+class CutOrder(_message.Message):
+    """Cuts a state off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state."""
+    length: _builtins.int
+    """Tokens that it keeps."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutOrder: _TypeAlias = CutOrder  # noqa: Y015
+
+@_typing.final
+class ReleaseOrder(_message.Message):
+    """Gives states up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The states."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseOrder: _TypeAlias = ReleaseOrder  # noqa: Y015
+
+@_typing.final
+class LookOrder(_message.Message):
+    """Asks for the end of a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """The state."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookOrder: _TypeAlias = LookOrder  # noqa: Y015
+
+@_typing.final
+class ChangeProgramResponse(_message.Message):
+    """What became of the orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateAnswer]:
+        """One an order."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___StateAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeProgramResponse: _TypeAlias = ChangeProgramResponse  # noqa: Y015
+
+@_typing.final
+class StateAnswer(_message.Message):
+    """What became of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENGTH_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    length: _builtins.int
+    """Tokens of the state now; of a fork, of each child; 0 where states were released."""
+    code: _builtins.int
+    """A gRPC status code; 0 where the order was carried out, and where not, nothing of it was."""
+    message: _builtins.str
+    """What is wrong."""
+    @_builtins.property
+    def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its last tokens, at most 16."""
+
+    def __init__(
+        self,
+        *,
+        length: _builtins.int = ...,
+        tail: _abc.Iterable[_builtins.int] | None = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "length", b"length", "message", b"message", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateAnswer: _TypeAlias = StateAnswer  # noqa: Y015
+
+@_typing.final
 class SchedulerDescribeRequest(_message.Message):
     """Asks what is served."""
 

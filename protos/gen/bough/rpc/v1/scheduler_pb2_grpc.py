@@ -45,6 +45,11 @@ class SchedulerServiceStub(object):
                 request_serializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerRequest.SerializeToString,
                 response_deserializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerResponse.FromString,
                 _registered_method=True)
+        self.ChangeProgram = channel.unary_unary(
+                '/bough.rpc.v1.SchedulerService/ChangeProgram',
+                request_serializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramRequest.SerializeToString,
+                response_deserializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer(object):
@@ -65,6 +70,14 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeProgram(self, request, context):
+        """Opens, changes and closes a program and its states; orders are carried out in their order, each by itself. A program
+        that is not known, or whose lease has ended, is NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerRequest.FromString,
                     response_serializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerResponse.SerializeToString,
+            ),
+            'ChangeProgram': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeProgram,
+                    request_deserializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramRequest.FromString,
+                    response_serializer=bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class SchedulerService(object):
             '/bough.rpc.v1.SchedulerService/Stream',
             bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerRequest.SerializeToString,
             bough_dot_rpc_dot_v1_dot_scheduler__pb2.SchedulerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeProgram(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bough.rpc.v1.SchedulerService/ChangeProgram',
+            bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramRequest.SerializeToString,
+            bough_dot_rpc_dot_v1_dot_scheduler__pb2.ChangeProgramResponse.FromString,
             options,
             channel_credentials,
             insecure,

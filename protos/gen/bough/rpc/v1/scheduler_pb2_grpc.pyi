@@ -37,6 +37,10 @@ class SchedulerServiceStub:
     """Which model is served."""
     Stream: _grpc.StreamStreamMultiCallable[_scheduler_pb2.SchedulerRequest, _scheduler_pb2.SchedulerResponse]
     """The long-lived stream of a detokenizer. A request belongs to the stream that submitted or resumed it last."""
+    ChangeProgram: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeProgramRequest, _scheduler_pb2.ChangeProgramResponse]
+    """Opens, changes and closes a program and its states; orders are carried out in their order, each by itself. A program
+    that is not known, or whose lease has ended, is NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -47,6 +51,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Which model is served."""
     Stream: _aio.StreamStreamMultiCallable[_scheduler_pb2.SchedulerRequest, _scheduler_pb2.SchedulerResponse]  # type: ignore[assignment]
     """The long-lived stream of a detokenizer. A request belongs to the stream that submitted or resumed it last."""
+    ChangeProgram: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeProgramRequest, _scheduler_pb2.ChangeProgramResponse]  # type: ignore[assignment]
+    """Opens, changes and closes a program and its states; orders are carried out in their order, each by itself. A program
+    that is not known, or whose lease has ended, is NOT_FOUND.
+    """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Queues, orders and records requests."""
@@ -66,5 +74,15 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.SchedulerResponse], _abc.AsyncIterator[_scheduler_pb2.SchedulerResponse]]:
         """The long-lived stream of a detokenizer. A request belongs to the stream that submitted or resumed it last."""
+
+    @_abc_1.abstractmethod
+    def ChangeProgram(
+        self,
+        request: _scheduler_pb2.ChangeProgramRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ChangeProgramResponse, _abc.Awaitable[_scheduler_pb2.ChangeProgramResponse]]:
+        """Opens, changes and closes a program and its states; orders are carried out in their order, each by itself. A program
+        that is not known, or whose lease has ended, is NOT_FOUND.
+        """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
