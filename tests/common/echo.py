@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc.aio
 
+from bough.common.errors import NotFoundError
 from bough.common.rpc.server import RpcServer
 from bough.common.rpc.streams import StreamWriter, pump
 from bough.rpc.v1 import common_pb2, scheduler_pb2, scheduler_pb2_grpc
@@ -40,6 +41,11 @@ class EchoServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         if self._describe is not None:
             await self._describe()
         return scheduler_pb2.SchedulerDescribeResponse(epoch=7)
+
+    async def ChangeProgram(
+        self, request: scheduler_pb2.ChangeProgramRequest, context: Context
+    ) -> scheduler_pb2.ChangeProgramResponse:
+        raise NotFoundError("this service knows no programs")
 
     async def Stream(  # type: ignore[override]
         self, request_iterator: AsyncIterator[Request], context: Context

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bough.common import codec
 from bough.common.columns import TokenBatch, TokenRow
 from bough.common.model import ModelIdentity
-from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, Submission
+from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, StateRef, Submission
 from bough.common.sampling import FinishReason, Grammar, GrammarKind, SamplingParams, TextOptions, TokenLogprobs
 from bough.rpc.v1 import common_pb2 as pb
 
@@ -40,6 +40,7 @@ samplings = st.builds(
     logit_bias=st.lists(st.tuples(u32, f32), max_size=4).map(tuple),
     top_logprobs=st.none() | st.integers(0, 20),
     grammar=st.none() | grammars,
+    forced_ids=ids,
 )
 text_options = st.builds(
     TextOptions,
@@ -58,6 +59,8 @@ submissions = st.builds(
     traceparent=text,
     name=text,
     deadline_unix_ms=u64,
+    base=st.none() | st.builds(StateRef, st.binary(max_size=16), u64),
+    base_tail=ids,
 )
 top = st.lists(st.tuples(u32, f32), max_size=3)
 logprobs = st.builds(

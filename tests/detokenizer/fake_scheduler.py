@@ -10,6 +10,7 @@ import grpc.aio
 
 from bough.common.codec import encode_tokens
 from bough.common.columns import TokenBatch, TokenRow
+from bough.common.errors import NotFoundError
 from bough.common.rpc.server import RpcServer
 from bough.common.sampling import FinishReason
 from bough.rpc.v1 import common_pb2, scheduler_pb2_grpc
@@ -57,6 +58,9 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def Describe(self, request: pb.SchedulerDescribeRequest, context: Context) -> pb.SchedulerDescribeResponse:
         return pb.SchedulerDescribeResponse(epoch=1)
+
+    async def ChangeProgram(self, request: pb.ChangeProgramRequest, context: Context) -> pb.ChangeProgramResponse:
+        raise NotFoundError("this scheduler knows no programs")
 
     async def Stream(
         self, request_iterator: AsyncIterator[pb.SchedulerRequest], context: Context

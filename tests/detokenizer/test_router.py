@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bough.common.columns import TokenBatch, TokenRow
 from bough.common.errors import UnavailableError
-from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, Submission
+from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, StateRef, Submission
 from bough.common.sampling import FinishReason, SamplingParams, TextOptions, TokenLogprobs
 from bough.common.vocab import parse_vocabulary
 from bough.detokenizer.incremental import TextStreams
@@ -92,6 +92,27 @@ def test_tokens_become_text_and_siblings_have_their_own() -> None:
         client.take(mine)
     assert (clients[7].text, clients[7].tokens) == (TEXT, IDS)
     assert clients[8].tokens == IDS[::-1]
+
+
+def _text_behind(prompt: Sequence[int], base: Sequence[int] = ()) -> str:
+    """What the rest of IDS becomes behind a base, of which the last tokens are known, and a prompt."""
+    router, gateway = _router()
+    ref = StateRef(b"p" * 16, 3) if base else None
+    router.on_submit(gateway, replace(_submission(7), prompt=tuple(prompt), base=ref, base_tail=tuple(base[-16:])))
+    assert [(s.base, s.prompt) for s in _upstream(router).submissions] == [(ref, tuple(prompt))]
+    client, start = Client(), len(base) + len(prompt)
+    router.on_tokens(_batch(7, 0, IDS[start:], FinishReason.LENGTH))
+    client.take(gateway.collect())
+    return client.text
+
+
+def test_text_behind_a_state_of_a_program_begins_as_behind_the_whole_prompt() -> None:
+    whole = [_text_behind(IDS[:cut]) for cut in range(len(IDS))]
+    for cut, text in enumerate(whole):
+        for base in (0, cut // 2, cut):
+            assert _text_behind(IDS[base:cut], IDS[:base]) == text
+    # Behind a cut within a character the text differs where the tokens before are not known.
+    assert any(_text_behind((), [IDS[0]] * cut) != text for cut, text in enumerate(whole) if cut)
 
 
 def test_a_found_stop_string_ends_the_request_on_both_sides() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bough.common.columns import TokenBatch
 from bough.common.model import ModelIdentity
-from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, Submission
+from bough.common.requests import RequestFailure, ResumePoint, StartedRequest, StateRef, Submission
 from bough.common.sampling import Grammar, GrammarKind, Reasoning, SamplingParams, TextOptions, TokenLogprobs
 from bough.rpc.v1 import common_pb2 as pb
 
@@ -68,6 +68,7 @@ def encode_sampling(params: SamplingParams) -> pb.SamplingParams:
         top_logprobs=params.top_logprobs,
         grammar=None if params.grammar is None else encode_grammar(params.grammar),
         reasoning=None if params.reasoning is None else _encode_reasoning(params.reasoning),
+        forced_ids=params.forced_ids,
     )
 
 
@@ -90,6 +91,7 @@ def decode_sampling(message: pb.SamplingParams) -> SamplingParams:
         top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
         grammar=decode_grammar(message.grammar) if message.HasField("grammar") else None,
         reasoning=_decode_reasoning(message.reasoning) if message.HasField("reasoning") else None,
+        forced_ids=tuple(message.forced_ids),
     )
 
 
@@ -123,6 +125,7 @@ def decode_text_options(message: pb.TextOptions) -> TextOptions:
 
 def encode_submission(submission: Submission) -> pb.Submit:
     """A client call to the wire."""
+    base = submission.base
     return pb.Submit(
         requests=submission.requests,
         prompt=submission.prompt,
@@ -133,6 +136,8 @@ def encode_submission(submission: Submission) -> pb.Submit:
         traceparent=submission.traceparent,
         name=submission.name,
         deadline_unix_ms=submission.deadline_unix_ms,
+        base=None if base is None else pb.StateRef(program=base.program, state=base.state),
+        base_tail=submission.base_tail,
     )
 
 
@@ -148,6 +153,8 @@ def decode_submission(message: pb.Submit) -> Submission:
         traceparent=message.traceparent,
         name=message.name,
         deadline_unix_ms=message.deadline_unix_ms,
+        base=StateRef(message.base.program, message.base.state) if message.HasField("base") else None,
+        base_tail=tuple(message.base_tail),
     )
 
 

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from bough.common.sampling import SamplingParams, TextOptions
 
 
+@dataclass(frozen=True, slots=True)
+class StateRef:
+    """A state of a program: the program's id, 16 bytes, and the client's number of the state."""
+
+    program: bytes
+    state: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One prompt and the requests (siblings) that continue it. Sibling i uses seed + i modulo 2^64."""
@@ -21,6 +29,10 @@ class Submission:
     name: str = ""
     deadline_unix_ms: int = 0
     """0: none."""
+    base: StateRef | None = None
+    """What goes before `prompt`; the scheduler puts it there."""
+    base_tail: tuple[int, ...] = ()
+    """The last tokens of `base`, at most 16, for who decodes the first token; fewer where it has no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,11 +92,17 @@ class SamplingParams:
     grammar: Grammar | None = None
     reasoning: Reasoning | None = None
     """None: a grammar applies from the first token on."""
+    forced_ids: tuple[int, ...] = ()
+    """Not empty: the output is exactly these; it ends with LENGTH behind the last, so nothing else may end it before.
+
+    `max_tokens` is their number, `ignore_eos` is set, there are no `stop_token_ids`, no grammar and no reasoning.
+    """
 
     @property
     def needs_matcher(self) -> bool:
         """What may follow depends on the tokens before."""
-        return self.grammar is not None or (self.reasoning is not None and self.reasoning.max_tokens is not None)
+        bounded = self.reasoning is not None and self.reasoning.max_tokens is not None
+        return bounded or self.grammar is not None or bool(self.forced_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

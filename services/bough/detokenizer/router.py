@@ -104,7 +104,7 @@ class Router:
                 gateway.add_failure(RequestFailure(request, refusal[0].value[0], refusal[1]))
             return
         call = _Call(submission)
-        tail = submission.prompt[-PROMPT_TAIL:]
+        tail = (*submission.base_tail, *submission.prompt[-PROMPT_TAIL:])[-PROMPT_TAIL:]
         for request in submission.requests:
             text = RequestText(self._streams, submission.text, tail)
             span = self._start_span(submission.traceparent)
