@@ -47,7 +47,9 @@ class ProgramRequest(_message.Message):
     call: _builtins.int
     """Number of the call, which its answers carry; no two of a session alike."""
     cancel: _builtins.int
-    """Ends a call that is under way: the number of a GenerateState or SelectState."""
+    """Ends a call that is under way: the number of a GenerateState or SelectState, which then fails with CANCELLED. No
+    error where that call was answered before.
+    """
     @_builtins.property
     def open(self) -> Global___OpenProgram:
         """Only in the first message."""
@@ -229,8 +231,11 @@ class GenerateState(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     state: _builtins.int
     """The state."""
+    whole: _builtins.bool
+    """Send one piece a continuation, with its end, instead of pieces as they are produced."""
     @_builtins.property
     def options(self) -> _gateway_pb2.GenerateRequest:
         """How; `prompt`, `model` and `cache_salt` stay empty."""
@@ -240,10 +245,11 @@ class GenerateState(_message.Message):
         *,
         state: _builtins.int = ...,
         options: _gateway_pb2.GenerateRequest | None = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "state", b"state", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,7 +371,9 @@ Global___RollbackState: _TypeAlias = RollbackState  # noqa: Y015
 
 @_typing.final
 class ReleaseStates(_message.Message):
-    """Gives states up. Calls under way on them are cancelled."""
+    """Gives states up. Generations and selections under way on them are cancelled, and with them what waits behind these;
+    other calls sent before are carried out first.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -424,7 +432,9 @@ class ProgramResponse(_message.Message):
 
     @_builtins.property
     def changed(self) -> Global___StateChanged:
-        """To all that change a state."""
+        """To `extend`, `generate`, `fork`, `join` and `rollback`; also to `release` (its first state), `cancel` and `close`,
+        without a length.
+        """
 
     @_builtins.property
     def piece(self) -> _gateway_pb2.GenerateResponse:
@@ -569,7 +579,8 @@ class CallFailed(_message.Message):
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """A gRPC status code (google.rpc.Code): NOT_FOUND for a state that is not there or was released, ALREADY_EXISTS for a number in
-    use, FAILED_PRECONDITION for a join of what is no branch, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE.
+    use, FAILED_PRECONDITION for a join of what is no branch, ABORTED where somebody else has changed the state meanwhile,
+    CANCELLED for a call that was cancelled or whose state was released, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
     message: _builtins.str
     """What is wrong, with the field's name, its value and what is accepted."""

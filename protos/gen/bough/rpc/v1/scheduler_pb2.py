@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bough.rpc.v1 import common_pb2 as bough_dot_rpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ough/rpc/v1/scheduler.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x9b\x01\n\x14\x43hangeProgramRequest\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\x14\n\x07lease_s\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x03 \x01(\x0c\x12(\n\x06orders\x18\x04 \x03(\x0b\x32\x18.bough.rpc.v1.StateOrder\x12\r\n\x05\x63lose\x18\x05 \x01(\x08\x42\n\n\x08_lease_s\"\x93\x02\n\nStateOrder\x12+\n\x06\x65xtend\x18\x01 \x01(\x0b\x32\x19.bough.rpc.v1.ExtendOrderH\x00\x12\'\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x17.bough.rpc.v1.ForkOrderH\x00\x12\'\n\x04join\x18\x03 \x01(\x0b\x32\x17.bough.rpc.v1.JoinOrderH\x00\x12%\n\x03\x63ut\x18\x04 \x01(\x0b\x32\x16.bough.rpc.v1.CutOrderH\x00\x12-\n\x07release\x18\x05 \x01(\x0b\x32\x1a.bough.rpc.v1.ReleaseOrderH\x00\x12\'\n\x04look\x18\x06 \x01(\x0b\x32\x17.bough.rpc.v1.LookOrderH\x00\x42\x07\n\x05order\",\n\x0b\x45xtendOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x03(\r\",\n\tForkOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\",\n\tJoinOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\")\n\x08\x43utOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1e\n\x0cReleaseOrder\x12\x0e\n\x06states\x18\x01 \x03(\x04\"\x1a\n\tLookOrder\x12\r\n\x05state\x18\x01 \x01(\x04\"C\n\x15\x43hangeProgramResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.bough.rpc.v1.StateAnswer\"J\n\x0bStateAnswer\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x0c\n\x04tail\x18\x02 \x03(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x1a\n\x18SchedulerDescribeRequest\"Y\n\x19SchedulerDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xed\x01\n\x10SchedulerRequest\x12$\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x14.bough.rpc.v1.Attach\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12%\n\x07submits\x18\x04 \x03(\x0b\x32\x14.bough.rpc.v1.Submit\x12%\n\x07resumes\x18\x05 \x03(\x0b\x32\x14.bough.rpc.v1.Resume\x12\x0f\n\x07\x63\x61ncels\x18\x06 \x03(\x06\x12\x0f\n\x07stopped\x18\x07 \x03(\x06\x12\x17\n\x0fstopped_lengths\x18\x08 \x03(\r\x12\x10\n\x08released\x18\t \x03(\x06\"\x86\x02\n\x11SchedulerResponse\x12(\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x16.bough.rpc.v1.Attached\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x1a.bough.rpc.v1.TokenColumns\x12-\n\x07started\x18\x05 \x01(\x0b\x32\x1c.bough.rpc.v1.StartedColumns\x12*\n\x06\x65rrors\x18\x06 \x03(\x0b\x32\x1a.bough.rpc.v1.RequestError\x12&\n\x07resumed\x18\x07 \x03(\x0b\x32\x15.bough.rpc.v1.Resumed\"}\n\x07Resumed\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\'\n\x04text\x18\x02 \x01(\x0b\x32\x19.bough.rpc.v1.TextOptions\x12\x13\n\x0bprompt_tail\x18\x03 \x03(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x0c\n\x04name\x18\x05 \x01(\t2\x98\x02\n\x10SchedulerService\x12[\n\x08\x44\x65scribe\x12&.bough.rpc.v1.SchedulerDescribeRequest\x1a\'.bough.rpc.v1.SchedulerDescribeResponse\x12M\n\x06Stream\x12\x1e.bough.rpc.v1.SchedulerRequest\x1a\x1f.bough.rpc.v1.SchedulerResponse(\x01\x30\x01\x12X\n\rChangeProgram\x12\".bough.rpc.v1.ChangeProgramRequest\x1a#.bough.rpc.v1.ChangeProgramResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ough/rpc/v1/scheduler.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x9b\x01\n\x14\x43hangeProgramRequest\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\x14\n\x07lease_s\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x03 \x01(\x0c\x12(\n\x06orders\x18\x04 \x03(\x0b\x32\x18.bough.rpc.v1.StateOrder\x12\r\n\x05\x63lose\x18\x05 \x01(\x08\x42\n\n\x08_lease_s\"\x93\x02\n\nStateOrder\x12+\n\x06\x65xtend\x18\x01 \x01(\x0b\x32\x19.bough.rpc.v1.ExtendOrderH\x00\x12\'\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x17.bough.rpc.v1.ForkOrderH\x00\x12\'\n\x04join\x18\x03 \x01(\x0b\x32\x17.bough.rpc.v1.JoinOrderH\x00\x12%\n\x03\x63ut\x18\x04 \x01(\x0b\x32\x16.bough.rpc.v1.CutOrderH\x00\x12-\n\x07release\x18\x05 \x01(\x0b\x32\x1a.bough.rpc.v1.ReleaseOrderH\x00\x12\'\n\x04look\x18\x06 \x01(\x0b\x32\x17.bough.rpc.v1.LookOrderH\x00\x42\x07\n\x05order\"R\n\x0b\x45xtendOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x16\n\tat_length\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_at_length\",\n\tForkOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\",\n\tJoinOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\")\n\x08\x43utOrder\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1e\n\x0cReleaseOrder\x12\x0e\n\x06states\x18\x01 \x03(\x04\"\x1a\n\tLookOrder\x12\r\n\x05state\x18\x01 \x01(\x04\"C\n\x15\x43hangeProgramResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.bough.rpc.v1.StateAnswer\"J\n\x0bStateAnswer\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x0c\n\x04tail\x18\x02 \x03(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x1a\n\x18SchedulerDescribeRequest\"Y\n\x19SchedulerDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xed\x01\n\x10SchedulerRequest\x12$\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x14.bough.rpc.v1.Attach\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12%\n\x07submits\x18\x04 \x03(\x0b\x32\x14.bough.rpc.v1.Submit\x12%\n\x07resumes\x18\x05 \x03(\x0b\x32\x14.bough.rpc.v1.Resume\x12\x0f\n\x07\x63\x61ncels\x18\x06 \x03(\x06\x12\x0f\n\x07stopped\x18\x07 \x03(\x06\x12\x17\n\x0fstopped_lengths\x18\x08 \x03(\r\x12\x10\n\x08released\x18\t \x03(\x06\"\x86\x02\n\x11SchedulerResponse\x12(\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x16.bough.rpc.v1.Attached\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x03 \x01(\x04\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x1a.bough.rpc.v1.TokenColumns\x12-\n\x07started\x18\x05 \x01(\x0b\x32\x1c.bough.rpc.v1.StartedColumns\x12*\n\x06\x65rrors\x18\x06 \x03(\x0b\x32\x1a.bough.rpc.v1.RequestError\x12&\n\x07resumed\x18\x07 \x03(\x0b\x32\x15.bough.rpc.v1.Resumed\"}\n\x07Resumed\x12\x0f\n\x07request\x18\x01 \x01(\x06\x12\'\n\x04text\x18\x02 \x01(\x0b\x32\x19.bough.rpc.v1.TextOptions\x12\x13\n\x0bprompt_tail\x18\x03 \x03(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x0c\n\x04name\x18\x05 \x01(\t2\x98\x02\n\x10SchedulerService\x12[\n\x08\x44\x65scribe\x12&.bough.rpc.v1.SchedulerDescribeRequest\x1a\'.bough.rpc.v1.SchedulerDescribeResponse\x12M\n\x06Stream\x12\x1e.bough.rpc.v1.SchedulerRequest\x1a\x1f.bough.rpc.v1.SchedulerResponse(\x01\x30\x01\x12X\n\rChangeProgram\x12\".bough.rpc.v1.ChangeProgramRequest\x1a#.bough.rpc.v1.ChangeProgramResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATEORDER']._serialized_start=232
   _globals['_STATEORDER']._serialized_end=507
   _globals['_EXTENDORDER']._serialized_start=509
-  _globals['_EXTENDORDER']._serialized_end=553
-  _globals['_FORKORDER']._serialized_start=555
-  _globals['_FORKORDER']._serialized_end=599
-  _globals['_JOINORDER']._serialized_start=601
-  _globals['_JOINORDER']._serialized_end=645
-  _globals['_CUTORDER']._serialized_start=647
-  _globals['_CUTORDER']._serialized_end=688
-  _globals['_RELEASEORDER']._serialized_start=690
-  _globals['_RELEASEORDER']._serialized_end=720
-  _globals['_LOOKORDER']._serialized_start=722
-  _globals['_LOOKORDER']._serialized_end=748
-  _globals['_CHANGEPROGRAMRESPONSE']._serialized_start=750
-  _globals['_CHANGEPROGRAMRESPONSE']._serialized_end=817
-  _globals['_STATEANSWER']._serialized_start=819
-  _globals['_STATEANSWER']._serialized_end=893
-  _globals['_SCHEDULERDESCRIBEREQUEST']._serialized_start=895
-  _globals['_SCHEDULERDESCRIBEREQUEST']._serialized_end=921
-  _globals['_SCHEDULERDESCRIBERESPONSE']._serialized_start=923
-  _globals['_SCHEDULERDESCRIBERESPONSE']._serialized_end=1012
-  _globals['_SCHEDULERREQUEST']._serialized_start=1015
-  _globals['_SCHEDULERREQUEST']._serialized_end=1252
-  _globals['_SCHEDULERRESPONSE']._serialized_start=1255
-  _globals['_SCHEDULERRESPONSE']._serialized_end=1517
-  _globals['_RESUMED']._serialized_start=1519
-  _globals['_RESUMED']._serialized_end=1644
-  _globals['_SCHEDULERSERVICE']._serialized_start=1647
-  _globals['_SCHEDULERSERVICE']._serialized_end=1927
+  _globals['_EXTENDORDER']._serialized_end=591
+  _globals['_FORKORDER']._serialized_start=593
+  _globals['_FORKORDER']._serialized_end=637
+  _globals['_JOINORDER']._serialized_start=639
+  _globals['_JOINORDER']._serialized_end=683
+  _globals['_CUTORDER']._serialized_start=685
+  _globals['_CUTORDER']._serialized_end=726
+  _globals['_RELEASEORDER']._serialized_start=728
+  _globals['_RELEASEORDER']._serialized_end=758
+  _globals['_LOOKORDER']._serialized_start=760
+  _globals['_LOOKORDER']._serialized_end=786
+  _globals['_CHANGEPROGRAMRESPONSE']._serialized_start=788
+  _globals['_CHANGEPROGRAMRESPONSE']._serialized_end=855
+  _globals['_STATEANSWER']._serialized_start=857
+  _globals['_STATEANSWER']._serialized_end=931
+  _globals['_SCHEDULERDESCRIBEREQUEST']._serialized_start=933
+  _globals['_SCHEDULERDESCRIBEREQUEST']._serialized_end=959
+  _globals['_SCHEDULERDESCRIBERESPONSE']._serialized_start=961
+  _globals['_SCHEDULERDESCRIBERESPONSE']._serialized_end=1050
+  _globals['_SCHEDULERREQUEST']._serialized_start=1053
+  _globals['_SCHEDULERREQUEST']._serialized_end=1290
+  _globals['_SCHEDULERRESPONSE']._serialized_start=1293
+  _globals['_SCHEDULERRESPONSE']._serialized_end=1555
+  _globals['_RESUMED']._serialized_start=1557
+  _globals['_RESUMED']._serialized_end=1682
+  _globals['_SCHEDULERSERVICE']._serialized_start=1685
+  _globals['_SCHEDULERSERVICE']._serialized_end=1965
 # @@protoc_insertion_point(module_scope)

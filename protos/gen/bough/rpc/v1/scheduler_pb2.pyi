@@ -125,8 +125,11 @@ class ExtendOrder(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    AT_LENGTH_FIELD_NUMBER: _builtins.int
     state: _builtins.int
     """The state; 0 is there from the start and empty."""
+    at_length: _builtins.int
+    """How many tokens the state must have, ABORTED where it has not: somebody else has changed it; absent: any number."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """What is added."""
@@ -136,12 +139,15 @@ class ExtendOrder(_message.Message):
         *,
         state: _builtins.int = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
+        at_length: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_length", b"_at_length", "at_length", b"at_length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_length", b"_at_length", "at_length", b"at_length", "state", b"state", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__at_length: _TypeAlias = _typing.Literal["at_length"]  # noqa: Y015
+    _WhichOneofArgType__at_length: _TypeAlias = _typing.Literal["_at_length", b"_at_length"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_length) -> _WhichOneofReturnType__at_length | None: ...
 
 Global___ExtendOrder: _TypeAlias = ExtendOrder  # noqa: Y015
 
