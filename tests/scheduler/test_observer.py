@@ -76,8 +76,7 @@ def test_each_turn_is_told_once_and_in_order() -> None:
 
 def test_a_request_is_one_span_below_the_clients_and_above_the_executors() -> None:
     telemetry = TracedTelemetry()
-    world = World()
-    world.core.observer = TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: world.core.executors)
+    world = World(observer=TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: ()))
     world.submit(replace(submission(1), traceparent=PARENT))
     [admit] = world.orders().admits
     world.run()
@@ -93,8 +92,7 @@ def test_a_request_is_one_span_below_the_clients_and_above_the_executors() -> No
 
 def test_the_span_of_a_failed_request_says_why() -> None:
     telemetry = TracedTelemetry()
-    world = World()
-    world.core.observer = TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: world.core.executors)
+    world = World(observer=TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: ()))
     world.submit(submission(1))
     world.step()
     world.core.on_step(world.executor, StepReport(failures=[RequestFailure(1, 13, "out of luck")]))

@@ -15,7 +15,7 @@ from bough.common.telemetry import Telemetry
 from bough.rpc.v1 import scheduler_pb2, scheduler_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from bough.scheduler.core import Clock, Scheduler
 from bough.scheduler.links import ExecutorLink, ExecutorLinks
-from bough.scheduler.observer import Observer, TelemetryObserver
+from bough.scheduler.observer import TelemetryObserver
 from bough.scheduler.policy import make_policy
 from bough.scheduler.server import SchedulerServicer
 
@@ -38,10 +38,9 @@ class SchedulerService:
             orphan_grace_s=settings.orphan_grace_s,
             policy=make_policy(settings.policy),
             clock=Clock(monotonic_s=time.monotonic, unix_ms=lambda: time.time() * 1000),
-            observer=Observer(),
-        )
-        self.core.observer = TelemetryObserver(
-            self._telemetry, queue_length=lambda: self.core.queue.num_records, executors=lambda: self.core.executors
+            observer=TelemetryObserver(
+                self._telemetry, queue_length=lambda: self.core.queue.num_records, executors=lambda: self.core.executors
+            ),
         )
         self._links = ExecutorLinks(settings.address_of("executor"), self._connect)
         self._server: RpcServer | None = None
