@@ -15,9 +15,12 @@ from bough.scheduler.core import Clock, Scheduler
 from bough.scheduler.executors import AdmitOrder, Attachment, Capacity, Executor, Gauges, Orders, StepReport
 from bough.scheduler.observer import Observer
 from bough.scheduler.policy import AdmissionPolicy, FirstComeFirstServed
+from bough.scheduler.program_orders import ProgramChange, StateAnswer, StateOrder
+from bough.scheduler.programs import ProgramLimits
 
 IDENTITY = ModelIdentity(model="tiny", revision="0123", vocab_hash=b"v" * 32, vocab_size=1000, max_context=512)
 CAPACITY = Capacity(num_pages=64, page_size=4, max_rows=4, token_budget=64)
+PROGRAM = b"p" * 16
 
 
 def token_at(prompt: tuple[int, ...], seed: int, position: int) -> int:
@@ -170,6 +173,7 @@ class World:
         capacity: Capacity = CAPACITY,
         attached: bool = True,
         observer: Observer | None = None,
+        program_limits: ProgramLimits | None = None,
     ) -> None:
         self.time = Time()
         self.core = Scheduler(
@@ -178,6 +182,7 @@ class World:
             policy=policy or FirstComeFirstServed(),
             clock=self.time.clock(),
             observer=observer or Observer(),
+            program_limits=program_limits,
         )
         self.executor = self.core.add_executor("executor-0", lambda: None)
         self.process = SimulatedExecutor(capacity=capacity)
@@ -211,6 +216,13 @@ class World:
         """A client call arrives."""
         self.core.on_submit(consumer or self.consumer, call)
         return call
+
+    def change(
+        self, *orders: StateOrder, program: bytes = PROGRAM, lease_s: int | None = 60, close: bool = False
+    ) -> list[StateAnswer]:
+        """Orders for a program arrive; it is opened where it is not known, unless `lease_s` is None."""
+        change = ProgramChange(program=program, lease_s=lease_s, cache_namespace=b"salt", orders=orders, close=close)
+        return self.core.change_program(change)
 
     def orders(self) -> Orders:
         """Deliver what waits for the executor."""
@@ -249,6 +261,7 @@ class World:
         assert core.ledger.num_under_way == 0
         assert len(core.queue) == 0
         assert core.queue.num_records == 0
+        assert (len(core.programs), core.programs.num_states, core.programs.num_tokens) == (0, 0, 0)
         for executor in core.executors:
             assert not executor.assigned
             assert len(executor.backlog) == 0

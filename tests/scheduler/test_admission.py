@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from bough.common.requests import StateRef
 from bough.scheduler.admission import LOOKAHEAD_STEPS
 from bough.scheduler.executors import CacheChange, Capacity, StepReport
 from bough.scheduler.mirror import PromptHashes
-from bough.scheduler.policy import FirstComeFirstServed, LongestPrefixMatch
+from bough.scheduler.policy import AdmissionPolicy, FirstComeFirstServed, LongestPrefixMatch
+from bough.scheduler.program_orders import Extend
 from tests.scheduler.simulated import CAPACITY, World, submission
 
 WIDE = Capacity(num_pages=10_000, page_size=4, max_rows=2, token_budget=1000)
@@ -166,6 +170,44 @@ def test_lpm_does_not_let_a_cached_prefix_beat_a_priority() -> None:
     world.submit(replace(submission(5), priority=1))
     world.run()
     assert admitted(world)[3:] == [5, 4]
+
+
+@pytest.mark.parametrize("policy", [FirstComeFirstServed(), LongestPrefixMatch()])
+def test_the_program_that_came_first_ends_first_and_a_request_without_one_keeps_its_place(
+    policy: AdmissionPolicy,
+) -> None:
+    world = World(policy=policy, capacity=replace(WIDE, max_rows=1), attached=False)
+    programs, roots = (b"a" * 16, b"b" * 16), ((5,) * 40, (6,) * 40)
+    for program, root in zip(programs, roots, strict=True):
+        world.change(Extend(0, root), program=program)
+    for request in range(1, 11):  # of the second program first
+        world.submit(replace(submission(request, prompt=(request,)), base=StateRef(programs[request % 2], 0)))
+        if request == 2:
+            world.submit(submission(100, prompt=(7,) * 41))
+    late = b"c" * 16
+    world.change(Extend(0, (7,) * 40), program=late)
+    world.submit(replace(submission(11), base=StateRef(late, 0)))
+    world.submit(replace(submission(200), priority=1))
+    world.attach()
+    for root in (*roots, (7,) * 40):  # all have as much in the cache, so lpm prefers none
+        cache(world, root, b"salt")
+    cache(world, (7,) * 40)
+    world.run()
+    assert admitted(world) == [200, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 100, 11]
+
+
+def test_a_program_under_way_is_finished_before_another_one_is_taken_up() -> None:
+    world = World(capacity=replace(WIDE, max_rows=1))
+    programs = (b"a" * 16, b"b" * 16)
+    for program in programs:
+        world.change(Extend(0, (1,)), program=program)
+    for request in range(1, 20):
+        world.submit(replace(submission(request), base=StateRef(programs[1], 0)))
+    given = admitted(world) + [request for admit in world.orders().admits for request in admit.requests]
+    for request in range(101, 104):
+        world.submit(replace(submission(request), base=StateRef(programs[0], 0)))
+    world.run()
+    assert admitted(world)[: len(given) + 3] == [*given, 101, 102, 103]
 
 
 def test_an_executor_is_told_roughly_how_many_requests_wait_and_again_after_it_comes_back() -> None:

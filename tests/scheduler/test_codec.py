@@ -6,10 +6,29 @@ import pytest
 
 from bough.common.requests import RequestFailure, ResumePoint, StartedRequest
 from bough.common.sampling import SamplingParams, TextOptions
-from bough.rpc.v1 import common_pb2, executor_pb2
-from bough.scheduler.codec import decode_attachment, decode_report, encode_executor_attach, encode_orders, encode_update
+from bough.rpc.v1 import common_pb2, executor_pb2, scheduler_pb2
+from bough.scheduler.codec import (
+    decode_attachment,
+    decode_program_change,
+    decode_report,
+    encode_executor_attach,
+    encode_orders,
+    encode_state_answers,
+    encode_update,
+)
 from bough.scheduler.consumers import ConsumerUpdate, ResumedRequest
 from bough.scheduler.executors import AdmitOrder, CacheChange, Capacity, Gauges, Orders
+from bough.scheduler.program_orders import (
+    Cut,
+    Extend,
+    Fork,
+    Join,
+    Look,
+    ProgramChange,
+    Release,
+    StateAnswer,
+    UnknownOrder,
+)
 from tests.scheduler.simulated import IDENTITY
 
 
@@ -96,3 +115,46 @@ def test_an_update_carries_what_a_text_state_is_rebuilt_from() -> None:
     assert message.errors[0].retry_after_ms == 1500
     assert not message.HasField("tokens")
     assert not message.HasField("started")
+
+
+def test_orders_for_a_program_are_read_whole() -> None:
+    pb = scheduler_pb2
+    message = pb.ChangeProgramRequest(
+        program=b"p" * 16,
+        lease_s=60,
+        cache_namespace=b"salt",
+        orders=[
+            pb.StateOrder(extend=pb.ExtendOrder(state=0, tokens=[5, 6])),
+            pb.StateOrder(fork=pb.ForkOrder(state=0, children=[1, 2**64 - 1])),
+            pb.StateOrder(join=pb.JoinOrder(state=0, children=[1])),
+            pb.StateOrder(cut=pb.CutOrder(state=0, length=1)),
+            pb.StateOrder(release=pb.ReleaseOrder(states=[0, 2])),
+            pb.StateOrder(look=pb.LookOrder(state=3)),
+            pb.StateOrder(),
+        ],
+        close=True,
+    )
+    assert decode_program_change(message) == ProgramChange(
+        program=b"p" * 16,
+        lease_s=60,
+        cache_namespace=b"salt",
+        orders=(
+            Extend(0, (5, 6)),
+            Fork(0, (1, 2**64 - 1)),
+            Join(0, (1,)),
+            Cut(0, 1),
+            Release((0, 2)),
+            Look(3),
+            UnknownOrder(),
+        ),
+        close=True,
+    )
+    assert decode_program_change(pb.ChangeProgramRequest(program=b"p")) == ProgramChange(program=b"p")
+
+
+def test_answers_to_orders_are_written_whole() -> None:
+    message = encode_state_answers([StateAnswer(length=3, tail=(1, 2)), StateAnswer(code=5, message="gone")])
+    assert [(a.length, list(a.tail), a.code, a.message) for a in message.answers] == [
+        (3, [1, 2], 0, ""),
+        (0, [], 5, "gone"),
+    ]

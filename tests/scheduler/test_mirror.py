@@ -49,3 +49,21 @@ def test_a_hint_never_changes_the_answer(sizes: list[tuple[int, int]]) -> None:
         mirror.apply(stored=[hashes[i] for i in range(held)], removed=(), cleared=True)
         hint = mirror.matched_pages(hashes, hint)
         assert hint == held
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.lists(st.integers(0, 40), max_size=8))
+def test_hashes_behind_those_of_prompts_that_a_prompt_begins_with_are_the_same(
+    growth: list[int], asked: list[int]
+) -> None:
+    prompt: tuple[int, ...] = (1,)
+    before: PromptHashes | None = None
+    chain: list[PromptHashes] = []
+    for step in growth:
+        prompt += tuple(range(step))
+        before = PromptHashes(b"ns", prompt, 4, before)
+        chain.append(before)
+    expected = all_hashes(prompt, b"ns")
+    for number, page in enumerate([*asked, chain[-1].num_pages - 1]):
+        hashes = chain[-1 - number % len(chain)]
+        if 0 <= page < hashes.num_pages:
+            assert hashes[page] == expected[page]

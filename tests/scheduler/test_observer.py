@@ -62,6 +62,20 @@ class TracedTelemetry(Telemetry):
         return True
 
 
+def observed(telemetry: Telemetry) -> World:
+    """A world that a telemetry looks at."""
+    world: World
+    world = World(
+        observer=TelemetryObserver(
+            telemetry,
+            queue_length=lambda: world.core.queue.num_records,
+            executors=lambda: world.core.executors,
+            programs=lambda: world.core.programs,
+        )
+    )
+    return world
+
+
 def test_each_turn_is_told_once_and_in_order() -> None:
     diary = Diary()
     world = World(observer=diary, max_queue=1)
@@ -76,7 +90,7 @@ def test_each_turn_is_told_once_and_in_order() -> None:
 
 def test_a_request_is_one_span_below_the_clients_and_above_the_executors() -> None:
     telemetry = TracedTelemetry()
-    world = World(observer=TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: ()))
+    world = observed(telemetry)
     world.submit(replace(submission(1), traceparent=PARENT))
     [admit] = world.orders().admits
     world.run()
@@ -92,7 +106,7 @@ def test_a_request_is_one_span_below_the_clients_and_above_the_executors() -> No
 
 def test_the_span_of_a_failed_request_says_why() -> None:
     telemetry = TracedTelemetry()
-    world = World(observer=TelemetryObserver(telemetry, queue_length=lambda: 0, executors=lambda: ()))
+    world = observed(telemetry)
     world.submit(submission(1))
     world.step()
     world.core.on_step(world.executor, StepReport(failures=[RequestFailure(1, 13, "out of luck")]))

@@ -23,7 +23,7 @@ from bough.scheduler.failures import Code
 from bough.scheduler.service import SchedulerService
 from tests.scheduler.client import Client
 from tests.scheduler.fake_executor import FakeExecutor, submit_message
-from tests.scheduler.simulated import IDENTITY, token_at
+from tests.scheduler.simulated import IDENTITY, PROGRAM, token_at
 
 NUM_STREAMS = 12
 
@@ -256,6 +256,45 @@ async def test_a_drain_lets_accepted_requests_end_and_refuses_new_ones(
     assert not scheduler.core.ledger.records
 
 
+def extend(tokens: tuple[int, ...]) -> scheduler_pb2.StateOrder:
+    return scheduler_pb2.StateOrder(extend=scheduler_pb2.ExtendOrder(state=0, tokens=tokens))
+
+
+async def test_a_program_is_opened_and_a_request_goes_on_from_its_state(
+    tmp_path: Path, client: Client, executor: FakeExecutor
+) -> None:
+    change = scheduler_pb2.ChangeProgramRequest(program=PROGRAM, lease_s=60, orders=[extend((1, 2)), extend((5000,))])
+    await wait_ready(tmp_path, True)
+    first, second = (await client.stub.ChangeProgram(change)).answers
+    assert (first.length, list(first.tail), first.code) == (2, [1, 2], 0)
+    assert second.code == Code.INVALID_ARGUMENT
+    call = submit_message(1, prompt=(77,))
+    call.base.program = PROGRAM
+    client.submit(call)
+    await client.ended(1)
+    assert client.inbox.tokens[1] == undisturbed(77, 5)
+
+
+async def test_a_program_that_is_not_known_is_a_status_of_the_call(client: Client) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="is not known here") as caught:
+        await client.stub.ChangeProgram(scheduler_pb2.ChangeProgramRequest(program=PROGRAM))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_lease_ends_without_any_other_event(client: Client, executor: FakeExecutor) -> None:
+    executor.allow(0)
+    await client.stub.ChangeProgram(
+        scheduler_pb2.ChangeProgramRequest(program=PROGRAM, lease_s=1, orders=[extend((1, 2))])
+    )
+    call = submit_message(1)
+    call.base.program = PROGRAM
+    client.submit(call)
+    await client.ended(1)
+    assert client.inbox.finish[1] is FinishReason.CANCELLED
+    with pytest.raises(grpc.aio.AioRpcError, match="is not known here"):
+        await client.stub.ChangeProgram(scheduler_pb2.ChangeProgramRequest(program=PROGRAM))
+
+
 async def test_metrics_tell_of_requests_and_pages(tmp_path: Path, client: Client, executor: FakeExecutor) -> None:
     client.submit(submit_message(1))
     await client.ended(1)
@@ -271,5 +310,6 @@ async def test_metrics_tell_of_requests_and_pages(tmp_path: Path, client: Client
         "bough_scheduler_queue_time_seconds_bucket",
         "bough_scheduler_executor_pages_free",
         "bough_scheduler_cached_tokens_total",
+        "bough_scheduler_program_tokens",
     ):
         assert name in text

@@ -21,6 +21,18 @@ from bough.common.requests import ResumePoint
 from bough.rpc.v1 import executor_pb2, scheduler_pb2
 from bough.scheduler.consumers import ConsumerUpdate, ResumedRequest
 from bough.scheduler.executors import AdmitOrder, Attachment, CacheChange, Capacity, Gauges, Orders, StepReport
+from bough.scheduler.program_orders import (
+    Cut,
+    Extend,
+    Fork,
+    Join,
+    Look,
+    ProgramChange,
+    Release,
+    StateAnswer,
+    StateOrder,
+    UnknownOrder,
+)
 
 
 def encode_update(update: ConsumerUpdate) -> scheduler_pb2.SchedulerResponse:
@@ -40,6 +52,45 @@ def _encode_resumed(resumed: ResumedRequest) -> scheduler_pb2.Resumed:
         prompt_tail=resumed.prompt_tail,
         prompt_tokens=resumed.prompt_tokens,
         name=resumed.name,
+    )
+
+
+def decode_program_change(message: scheduler_pb2.ChangeProgramRequest) -> ProgramChange:
+    """Orders for a program."""
+    return ProgramChange(
+        program=message.program,
+        lease_s=message.lease_s if message.HasField("lease_s") else None,
+        cache_namespace=message.cache_namespace,
+        orders=tuple(_decode_state_order(order) for order in message.orders),
+        close=message.close,
+    )
+
+
+def _decode_state_order(message: scheduler_pb2.StateOrder) -> StateOrder:
+    match message.WhichOneof("order"):
+        case "extend":
+            return Extend(message.extend.state, tuple(message.extend.tokens))
+        case "fork":
+            return Fork(message.fork.state, tuple(message.fork.children))
+        case "join":
+            return Join(message.join.state, tuple(message.join.children))
+        case "cut":
+            return Cut(message.cut.state, message.cut.length)
+        case "release":
+            return Release(tuple(message.release.states))
+        case "look":
+            return Look(message.look.state)
+        case _:
+            return UnknownOrder()
+
+
+def encode_state_answers(answers: list[StateAnswer]) -> scheduler_pb2.ChangeProgramResponse:
+    """What became of them."""
+    return scheduler_pb2.ChangeProgramResponse(
+        answers=[
+            scheduler_pb2.StateAnswer(length=answer.length, tail=answer.tail, code=answer.code, message=answer.message)
+            for answer in answers
+        ]
     )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 
 from bough.common.columns import TokenRow
-from bough.common.errors import MismatchError
+from bough.common.errors import MismatchError, NotFoundError, UnavailableError
 from bough.common.model import ModelIdentity, check_same_model
 from bough.common.requests import RequestFailure, Submission
 from bough.common.sampling import FinishReason
@@ -25,6 +25,9 @@ from bough.scheduler.executors import Attachment, Executor, StepReport
 from bough.scheduler.ledger import Ledger
 from bough.scheduler.observer import Observer
 from bough.scheduler.policy import AdmissionPolicy
+from bough.scheduler.program_orders import ProgramChange, StateAnswer
+from bough.scheduler.programs import Program, ProgramLimits, Programs
+from bough.scheduler.prompts import SharedPrompt
 from bough.scheduler.queue import Waiting, WaitingQueue
 from bough.scheduler.recorder import Recorder
 from bough.scheduler.requests import RequestRecord, RequestState
@@ -56,10 +59,18 @@ class Scheduler:
         policy: Order of the queue.
         clock: Where time comes from.
         observer: Told of the turns in each request's life.
+        program_limits: What programs may have.
     """
 
     def __init__(
-        self, *, max_queue: int, orphan_grace_s: float, policy: AdmissionPolicy, clock: Clock, observer: Observer
+        self,
+        *,
+        max_queue: int,
+        orphan_grace_s: float,
+        policy: AdmissionPolicy,
+        clock: Clock,
+        observer: Observer,
+        program_limits: ProgramLimits | None = None,
     ) -> None:
         self.identity: ModelIdentity | None = None
         """The model, as the first executor named it."""
@@ -76,6 +87,13 @@ class Scheduler:
         self._clock = clock
         self._recorder = Recorder(end=self._end, admission=self.admission, observer=observer, now_s=clock.monotonic_s)
         self._arrivals = count()
+        self.programs = Programs(
+            limits=program_limits or ProgramLimits(),
+            timers=self.timers,
+            now_s=clock.monotonic_s,
+            arrive=lambda: next(self._arrivals),
+            ended=self._on_program_ended,
+        )
         self._orders = count()
 
     @property
@@ -111,13 +129,11 @@ class Scheduler:
             if request in records:
                 self._give(records[request], consumer, 0)
         fresh = [(i, request) for i, request in enumerate(submission.requests) if request not in records]
-        refusal = self._refusal(submission, len(fresh)) if fresh else None
+        refusal = self._take(consumer, submission, fresh) if fresh else None
         if refusal is not None:
             self.observer.refused(refusal)
             for _, request in fresh:
                 consumer.fail(replace(refusal, request=request))
-        elif fresh:
-            self._accept(consumer, submission, fresh)
         consumer.wake()
         self._dispatch()
 
@@ -175,6 +191,21 @@ class Scheduler:
             consumer.records[record.request] = record
         consumer.resume(record, position)
 
+    def _take(self, consumer: Consumer, submission: Submission, fresh: list[tuple[int, int]]) -> RequestFailure | None:
+        """Accept a call's requests that are not known yet, or say why not."""
+        program, prompt = None, None
+        if submission.base is not None:
+            try:
+                program, state = self.programs.find(submission.base)
+            except NotFoundError as error:
+                return failures.no_such_state(0, str(error))
+            prompt = state.tokens.prompt(submission.prompt)
+            submission = replace(submission, prompt=prompt.tokens, cache_namespace=program.cache_namespace)
+        refusal = self._refusal(submission, len(fresh))
+        if refusal is None:
+            self._accept(consumer, submission, fresh, program, prompt)
+        return refusal
+
     def _refusal(self, submission: Submission, num_requests: int) -> RequestFailure | None:
         max_queue, under_way = self.ledger.max_queue, self.ledger.num_under_way
         if self.draining:
@@ -185,8 +216,8 @@ class Scheduler:
             return failures.invalid(0, "requests holds an id twice: ids must be distinct")
         if num_requests > max_queue:
             return failures.invalid(0, f"{num_requests} siblings: max_queue is {max_queue}, so no more can ever run")
-        if self.identity is not None and len(submission.prompt) >= self.identity.max_context:
-            return failures.prompt_too_long(0, len(submission.prompt), self.identity.max_context)
+        if self.identity is not None and (failure := _misfit(0, submission, self.identity)) is not None:
+            return failure
         if submission.deadline_unix_ms and submission.deadline_unix_ms <= self._clock.unix_ms():
             return failures.deadline_passed(0)
         if under_way + num_requests > max_queue:
@@ -195,7 +226,14 @@ class Scheduler:
             return failures.queue_full(0, under_way, max_queue, retry_after_s)
         return None
 
-    def _accept(self, consumer: Consumer, submission: Submission, fresh: list[tuple[int, int]]) -> None:
+    def _accept(
+        self,
+        consumer: Consumer,
+        submission: Submission,
+        fresh: list[tuple[int, int]],
+        program: Program | None,
+        prompt: SharedPrompt | None,
+    ) -> None:
         now_s, arrival = self._clock.monotonic_s(), next(self._arrivals)
         records = [
             RequestRecord(
@@ -206,17 +244,39 @@ class Scheduler:
                 sink=consumer,
                 arrival=arrival,
                 submitted_s=now_s,
+                program=program,
+                prompt=prompt,
                 logprobs=None if submission.sampling.top_logprobs is None else [],
             )
             for index, request in fresh
         ]
         for record in records:
             self.ledger.add(record)
+            if program is not None:
+                program.requests[record] = None
             if submission.deadline_unix_ms:
                 left_s = (submission.deadline_unix_ms - self._clock.unix_ms()) / 1000
                 record.deadline = self.timers.at(now_s + left_s, partial(self._on_deadline, record))
             self.observer.queued(record)
         self.queue.add(Waiting.of(records))
+
+    # Programs
+
+    def change_program(self, change: ProgramChange) -> list[StateAnswer]:
+        """Open, change or close a program.
+
+        Raises:
+            BoughError: As `Programs.change`.
+            UnavailableError: A drain lets no new one in.
+        """
+        if self.draining and change.lease_s is not None and change.program not in self.programs:
+            raise UnavailableError("the scheduler is shutting down")
+        return self.programs.change(change)
+
+    def _on_program_ended(self, program: Program) -> None:
+        for record in list(program.requests):
+            self._end(record, FinishReason.CANCELLED)
+        self._dispatch()
 
     # Executors
 
@@ -259,18 +319,15 @@ class Scheduler:
         self.timers.at(executor.lost_at_s + EXECUTOR_GRACE_S, self._rescue)
 
     def _learn_identity(self, identity: ModelIdentity) -> None:
-        self.identity = identity
+        self.identity = self.programs.identity = identity
         for consumer in list(self.consumers):
             try:
                 self.attach_consumer(consumer)
             except MismatchError as error:
                 consumer.cut(error)
         for entry in list(self.queue):
-            if len(entry.submission.prompt) >= identity.max_context:
-                for record in list(entry.records):
-                    failure = failures.prompt_too_long(
-                        record.request, len(entry.submission.prompt), identity.max_context
-                    )
+            for record in list(entry.records):
+                if (failure := _misfit(record.request, entry.submission, identity)) is not None:
                     self._end(record, FinishReason.ERROR, failure=failure)
 
     def _rescue(self) -> None:
@@ -368,6 +425,8 @@ class Scheduler:
         if record.deadline is not None:
             self.timers.cancel(record.deadline)
             record.deadline = None
+        if record.program is not None:
+            del record.program.requests[record]
         if failure is not None:
             logger.warning("%s", failure.message, extra=request_extra(record.submission.name))
         sink = record.sink
@@ -403,3 +462,13 @@ class Scheduler:
         for record in list(consumer.records.values()):
             self._abandon(record)
         self._dispatch()
+
+
+def _misfit(request: int, submission: Submission, identity: ModelIdentity) -> RequestFailure | None:
+    """Why a model cannot take a prompt, if it cannot."""
+    num_tokens, num_forced = len(submission.prompt), len(submission.sampling.forced_ids)
+    if num_tokens >= identity.max_context:
+        return failures.prompt_too_long(request, num_tokens, identity.max_context)
+    if num_tokens + num_forced > identity.max_context:
+        return failures.output_too_long(request, num_tokens, num_forced, identity.max_context)
+    return None

@@ -13,7 +13,9 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -30,6 +32,20 @@ def prompt_too_long(request: int, num_tokens: int, max_context: int) -> RequestF
         f"prompt has {num_tokens} tokens, but the model's context of {max_context} tokens must hold it and at least "
         f"one produced token: at most {max_context - 1} are accepted",
     )
+
+
+def output_too_long(request: int, num_tokens: int, num_forced: int, max_context: int) -> RequestFailure:
+    """A given output that does not fit behind its prompt."""
+    return invalid(
+        request,
+        f"prompt has {num_tokens} tokens and forced_ids {num_forced}, but the model's context of {max_context} tokens "
+        f"must hold both: at most {max_context - num_tokens} forced_ids are accepted",
+    )
+
+
+def no_such_state(request: int, message: str) -> RequestFailure:
+    """A base that is not there."""
+    return RequestFailure(request, Code.NOT_FOUND, message)
 
 
 def queue_full(request: int, num_requests: int, max_queue: int, retry_after_s: float) -> RequestFailure:

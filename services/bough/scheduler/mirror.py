@@ -21,24 +21,46 @@ class PromptHashes:
     """Chained hashes of a prompt's full pages, computed as far as somebody asks.
 
     A prompt that misses the cache costs one hash, however long it is.
+
+    Args:
+        namespace: Prefixes are shared only within it.
+        prompt: The tokens.
+        page_size: Tokens in a page.
+        before: Hashes of another prompt that this one begins with; nothing of it is computed again.
     """
 
-    def __init__(self, namespace: bytes, prompt: tuple[int, ...], page_size: int) -> None:
+    def __init__(
+        self, namespace: bytes, prompt: tuple[int, ...], page_size: int, before: PromptHashes | None = None
+    ) -> None:
         self.page_size = page_size
         # The last prompt token is always computed, since its logits are wanted: the page that ends with it is no match.
         self.num_pages = (len(prompt) - 1) // page_size
         self._prompt = prompt
         self._parent = root_hash(namespace)
         self._hashes: list[int] = []
+        self._before = before
 
     def __getitem__(self, page: int) -> int:
-        while len(self._hashes) <= page:
-            start = len(self._hashes) * self.page_size
+        if page >= len(self._hashes):
+            self._reach(page)
+        return self._hashes[page]
+
+    def _reach(self, page: int) -> None:
+        own = self._hashes
+        if self._before is not None:
+            self._take(self._before, page)
+        while len(own) <= page:
+            start = len(own) * self.page_size
             packed = token_bytes(self._prompt[start : start + self.page_size])
             assert len(packed) == self.page_size * TOKEN_BYTES
             self._parent = page_hash(self._parent, packed)
-            self._hashes.append(wire_hash(self._parent))
-        return self._hashes[page]
+            own.append(wire_hash(self._parent))
+
+    def _take(self, before: PromptHashes, page: int) -> None:
+        before._reach(min(page, before.num_pages - 1))
+        self._hashes += before._hashes[len(self._hashes) :]
+        if len(self._hashes) >= before.num_pages:
+            self._parent, self._before = before._parent, None  # what follows is chained to its last page
 
 
 class PrefixMirror:

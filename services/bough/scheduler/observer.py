@@ -10,6 +10,7 @@ from opentelemetry.trace import StatusCode
 from bough.common.requests import RequestFailure
 from bough.common.telemetry import LATENCY_BUCKETS_S, Telemetry
 from bough.scheduler.executors import Executor, Gauges
+from bough.scheduler.programs import Programs
 from bough.scheduler.requests import RequestRecord
 
 
@@ -45,10 +46,16 @@ class TelemetryObserver(Observer):
         telemetry: Of this process.
         queue_length: Requests waiting, asked at each scrape.
         executors: All known executors, asked at each scrape.
+        programs: All programs, asked at each scrape.
     """
 
     def __init__(
-        self, telemetry: Telemetry, *, queue_length: Callable[[], int], executors: Callable[[], Iterable[Executor]]
+        self,
+        telemetry: Telemetry,
+        *,
+        queue_length: Callable[[], int],
+        executors: Callable[[], Iterable[Executor]],
+        programs: Callable[[], Programs],
     ) -> None:
         self._telemetry = telemetry
         self._executors = executors
@@ -87,6 +94,8 @@ class TelemetryObserver(Observer):
         meter.create_observable_gauge(
             "bough_scheduler_running", [self._running], description="Requests given to each executor"
         )
+        for name, description, count in _PROGRAM_GAUGES:
+            meter.create_observable_gauge(name, [_counted(count, programs)], description=description)
         for name, description, read in _EXECUTOR_GAUGES:
             meter.create_observable_gauge(name, [self._gauge(read)], description=description)
 
@@ -151,6 +160,18 @@ class TelemetryObserver(Observer):
 
         return observe
 
+
+def _counted(
+    count: Callable[[Programs], int], programs: Callable[[], Programs]
+) -> Callable[[CallbackOptions], list[Observation]]:
+    return lambda _: [Observation(count(programs()))]
+
+
+_PROGRAM_GAUGES: tuple[tuple[str, str, Callable[[Programs], int]], ...] = (
+    ("bough_scheduler_programs", "Programs open", len),
+    ("bough_scheduler_program_states", "States of all programs", lambda p: p.num_states),
+    ("bough_scheduler_program_tokens", "Tokens held for states, shared ones counted once", lambda p: p.num_tokens),
+)
 
 _EXECUTOR_GAUGES: tuple[tuple[str, str, Callable[[Gauges], int]], ...] = (
     ("bough_scheduler_executor_rows", "Rows running", lambda g: g.running),

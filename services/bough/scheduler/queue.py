@@ -22,8 +22,11 @@ class Waiting:
 
     submission: Submission
     records: list[RequestRecord]
-    key: tuple[int, int, int, int]
-    """(0 for a request that had begun, else 1; minus priority; arrival; sibling): smaller goes first."""
+    key: tuple[int, int, int, int, int]
+    """(0 for a request that had begun, else 1; minus priority; turn; arrival; sibling): smaller goes first.
+
+    So a program that has come first ends first, and what it asks for side by side stays together.
+    """
     bypassed: int = 0
     """How often another entry was preferred while this was the first."""
     hashes: dict[int, PromptHashes] = field(default_factory=dict)
@@ -35,7 +38,7 @@ class Waiting:
     def of(cls, records: list[RequestRecord]) -> Waiting:
         """An entry for records of one submission."""
         first = records[0]
-        key = (0 if first.tokens else 1, -first.submission.priority, first.arrival, first.index)
+        key = (0 if first.tokens else 1, -first.submission.priority, first.turn, first.arrival, first.index)
         return cls(submission=first.submission, records=records, key=key)
 
     @property
@@ -50,11 +53,16 @@ class Waiting:
             return 0
         hashes = self.hashes.get(capacity.page_size)
         if hashes is None:
-            hashes = PromptHashes(self.submission.cache_namespace, self.submission.prompt, capacity.page_size)
-            self.hashes[capacity.page_size] = hashes
+            hashes = self.hashes[capacity.page_size] = self._hashes(capacity.page_size)
         key = id(executor)
         pages = self.matches[key] = executor.mirror.matched_pages(hashes, self.matches.get(key, 0))
         return pages * capacity.page_size
+
+    def _hashes(self, page_size: int) -> PromptHashes:
+        namespace, shared = self.submission.cache_namespace, self.records[0].prompt
+        if shared is None:
+            return PromptHashes(namespace, self.submission.prompt, page_size)
+        return shared.hashes(namespace, page_size)
 
 
 class WaitingQueue:

@@ -14,6 +14,8 @@ from bough.common.sampling import FinishReason, TokenLogprobs
 if TYPE_CHECKING:
     from bough.scheduler.consumers import Consumer
     from bough.scheduler.executors import Executor
+    from bough.scheduler.programs import Program
+    from bough.scheduler.prompts import SharedPrompt
     from bough.scheduler.queue import Waiting
     from bough.scheduler.timers import Timer
 
@@ -45,6 +47,10 @@ class RequestRecord:
     arrival: int
     """Running number of the submission."""
     submitted_s: float
+    program: Program | None = None
+    """Whose state it goes on from."""
+    prompt: SharedPrompt | None = None
+    """The submission's prompt where it goes on from a state: others may have the same one, or one that begins so."""
     state: RequestState = RequestState.QUEUED
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
@@ -70,6 +76,11 @@ class RequestRecord:
     admitted_s: float | None = None
     first_token_s: float | None = None
     span: Span | None = None
+
+    @property
+    def turn(self) -> int:
+        """Its place among requests of one priority: those of a program come by the program's first call."""
+        return self.arrival if self.program is None else self.program.arrival
 
     @property
     def prompt_tail(self) -> tuple[int, ...]:

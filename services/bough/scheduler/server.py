@@ -13,7 +13,7 @@ from bough.common.errors import BoughError, InvalidRequestError
 from bough.common.rpc.streams import StreamWriter, pump
 from bough.rpc.v1 import common_pb2, scheduler_pb2, scheduler_pb2_grpc
 from bough.scheduler import failures
-from bough.scheduler.codec import encode_update
+from bough.scheduler.codec import decode_program_change, encode_state_answers, encode_update
 from bough.scheduler.consumers import Consumer
 from bough.scheduler.core import Scheduler
 
@@ -24,7 +24,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """Answers detokenizers.
+    """Answers detokenizers, and gateways that run programs.
 
     Args:
         core: The scheduler.
@@ -54,6 +54,15 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return scheduler_pb2.SchedulerDescribeResponse(
             identity=None if identity is None else encode_identity(identity), epoch=self._epoch
         )
+
+    async def ChangeProgram(
+        self, request: scheduler_pb2.ChangeProgramRequest, context: Context
+    ) -> scheduler_pb2.ChangeProgramResponse:
+        """Carry out orders for a program."""
+        try:
+            return encode_state_answers(self._core.change_program(decode_program_change(request)))
+        finally:
+            self._settled()
 
     # A coroutine that writes to the context, not a generator: a write then returns when flow control has let it pass.
     async def Stream(  # type: ignore[override]

@@ -39,7 +39,10 @@ class SchedulerService:
             policy=make_policy(settings.policy),
             clock=Clock(monotonic_s=time.monotonic, unix_ms=lambda: time.time() * 1000),
             observer=TelemetryObserver(
-                self._telemetry, queue_length=lambda: self.core.queue.num_records, executors=lambda: self.core.executors
+                self._telemetry,
+                queue_length=lambda: self.core.queue.num_records,
+                executors=lambda: self.core.executors,
+                programs=lambda: self.core.programs,
             ),
         )
         self._links = ExecutorLinks(settings.address_of("executor"), self._connect)
