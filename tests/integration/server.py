@@ -76,9 +76,12 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The process environment without settings of Bough, so that a developer's own do not change a test."""
+    """The process environment without settings of Bough, so that a developer's own do not change a test.
+
+    Nor do grammars that another version compiled and kept in the user's cache.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return kept | {"PYTHONSAFEPATH": "1"} | variables
+    return kept | {"PYTHONSAFEPATH": "1", f"{ENV_PREFIX}GRAMMAR_CACHE_DIR": "off"} | variables
 
 
 class Server:

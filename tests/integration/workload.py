@@ -23,7 +23,7 @@ def streams(num_tokens: int = 256) -> list[Job]:
 
 def latecomers() -> list[Job]:
     """Jobs that arrive while something is down; each needs the tokenizer, half of them the grammar service."""
-    return [_constrained(100 + index, f"late{index}") if index % 2 else _chat(100 + index, 40) for index in range(8)]
+    return [_constrained(100 + index, f"late{index}", 10) if index % 2 else _chat(100 + index, 40) for index in range(8)]
 
 
 def _job(index: int, num_tokens: int) -> Job:
@@ -37,7 +37,7 @@ def _job(index: int, num_tokens: int) -> Job:
     if kind == 4:
         return _stopped(index, num_tokens)
     if kind == 5:
-        return _constrained(index, f"field{index}")
+        return _constrained(index, f"field{index}", 40)
     if kind == 6:
         return _expression(index)
     return _with_logprobs(index, num_tokens)
@@ -72,8 +72,9 @@ def _stopped(index: int, num_tokens: int) -> Job:
     return Job(kind="stop strings", path="/v1/chat/completions", body=_chat(index, num_tokens, **fields).body)
 
 
-def _constrained(index: int, name: str) -> Job:
-    fields: dict[str, Any] = {f"{name}_{number}": {"type": "integer"} for number in range(10)}
+def _constrained(index: int, name: str, num_fields: int) -> Job:
+    # The names come by jump-forward, several tokens an event: it takes many of them to last as long as the others.
+    fields: dict[str, Any] = {f"{name}_{number}": {"type": "integer"} for number in range(num_fields)}
     fields["colour"] = {"enum": ["red", "green", "blue"]}
     schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
     body = {

@@ -18,6 +18,7 @@ _MEASURED = {
     "mixed_token_budget": "256 on a CPU; on a GPU as many as take about half as long again, by times measured at start",
 }
 _UNSET = {
+    "grammar_cache_dir": "bough/grammars in the user's cache",
     "api_key": "no key is asked for",
     "otlp_endpoint": "no traces are sent",
     "run_dir": "a temporary folder",
@@ -54,6 +55,7 @@ def _stand_ins(settings: Settings, files: ModelFiles) -> dict[str, tuple[str, st
         "grpc_port": (str(settings.port + 1), "port + 1"),
     }
     cores = usable_cores()
+    known["grammar_workers"] = (str(min(2, cores)), f"for {cores} cores")
     known["replicas"] = (format_replicas(automatic_replicas(cores)), f"for {cores} cores")
     known |= {name: ("(measured)", why) for name, why in _MEASURED.items()}
     known |= {name: ("-", why) for name, why in _UNSET.items()}
