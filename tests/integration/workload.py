@@ -23,7 +23,8 @@ def streams(num_tokens: int = 256) -> list[Job]:
 
 def latecomers() -> list[Job]:
     """Jobs that arrive while something is down; each needs the tokenizer, half of them the grammar service."""
-    return [_constrained(100 + index, f"late{index}", 10) if index % 2 else _chat(100 + index, 40) for index in range(8)]
+    indices = range(100, 108)
+    return [_constrained(index, f"late{index}", 10) if index % 2 else _chat(index, 40) for index in indices]
 
 
 def _job(index: int, num_tokens: int) -> Job:
