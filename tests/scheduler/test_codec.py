@@ -125,6 +125,7 @@ def test_orders_for_a_program_are_read_whole() -> None:
         cache_namespace=b"salt",
         orders=[
             pb.StateOrder(extend=pb.ExtendOrder(state=0, tokens=[5, 6])),
+            pb.StateOrder(extend=pb.ExtendOrder(state=0, tokens=[7], at_length=0)),
             pb.StateOrder(fork=pb.ForkOrder(state=0, children=[1, 2**64 - 1])),
             pb.StateOrder(join=pb.JoinOrder(state=0, children=[1])),
             pb.StateOrder(cut=pb.CutOrder(state=0, length=1)),
@@ -140,6 +141,7 @@ def test_orders_for_a_program_are_read_whole() -> None:
         cache_namespace=b"salt",
         orders=(
             Extend(0, (5, 6)),
+            Extend(0, (7,), 0),
             Fork(0, (1, 2**64 - 1)),
             Join(0, (1,)),
             Cut(0, 1),

@@ -46,7 +46,13 @@ def only(answers: list[StateAnswer]) -> StateAnswer:
 def test_orders_are_carried_out_in_their_order_and_answer_with_length_and_tail() -> None:
     world = World()
     answers = world.change(
-        Extend(0, tuple(range(20))), Fork(0, (1, 2)), Extend(1, (7,)), Cut(2, 3), Look(0), Release((0,)), Extend(2, ())
+        Extend(0, tuple(range(20))),
+        Fork(0, (1, 2)),
+        Extend(1, (7,), 20),
+        Cut(2, 3),
+        Look(0),
+        Release((0,)),
+        Extend(2, ()),
     )
     assert [(a.length, a.code) for a in answers] == [(20, 0), (20, 0), (21, 0), (3, 0), (20, 0), (0, 0), (3, 0)]
     assert answers[1].tail == tuple(range(4, 20))
@@ -103,6 +109,8 @@ REFUSED: tuple[tuple[StateOrder, Code, str], ...] = (
     (Fork(0, (8, 8)), Code.INVALID_ARGUMENT, "children: a number is there twice"),
     (Fork(0, ()), Code.INVALID_ARGUMENT, "children: got 0 numbers, accepted are 1 to 1024"),
     (Fork(0, tuple(range(10, 11 + MAX_CHILDREN))), Code.INVALID_ARGUMENT, "children: got 1025 numbers"),
+    (Extend(0, (1,), 4), Code.ABORTED, "state 0: has 5 tokens, expected are 4: another call has changed it"),
+    (Extend(0, (1,), 0), Code.ABORTED, "state 0: has 5 tokens, expected are 0"),
     (Extend(0, (1, 1000)), Code.INVALID_ARGUMENT, "tokens: got 1000, accepted are token ids from 0 to 999"),
     (Extend(0, (1,) * 508), Code.INVALID_ARGUMENT, "5 tokens, 508 more make 513, accepted are at most 512"),
     (UnknownOrder(), Code.INVALID_ARGUMENT, "order: is missing"),

@@ -24,7 +24,12 @@ NAMES = (b"a" * 16, b"b" * 16)
 numbers = st.integers(0, 12)
 several = st.lists(numbers, min_size=1, max_size=3).map(tuple)
 orders = st.one_of(
-    st.builds(Extend, numbers, st.lists(st.integers(0, 9), min_size=1, max_size=6).map(tuple)),
+    st.builds(
+        Extend,
+        numbers,
+        st.lists(st.integers(0, 9), min_size=1, max_size=6).map(tuple),
+        st.none() | st.none() | st.integers(0, 8),
+    ),
     st.builds(Fork, numbers, several),
     st.builds(Join, numbers, several),
     st.builds(Cut, numbers, st.integers(0, 8)),
@@ -87,7 +92,9 @@ class Model:
             return Code.NOT_FOUND, None
         code = 0
         match order:
-            case Extend(_, tokens):
+            case Extend(_, tokens, at_length):
+                if at_length not in (None, len(line.tokens)):
+                    return Code.ABORTED, None
                 line.tokens = [*line.tokens, *tokens]
             case Cut(_, length):
                 code = self.cut(line, length)

@@ -69,7 +69,9 @@ def decode_program_change(message: scheduler_pb2.ChangeProgramRequest) -> Progra
 def _decode_state_order(message: scheduler_pb2.StateOrder) -> StateOrder:
     match message.WhichOneof("order"):
         case "extend":
-            return Extend(message.extend.state, tuple(message.extend.tokens))
+            extend = message.extend
+            at_length = extend.at_length if extend.HasField("at_length") else None
+            return Extend(extend.state, tuple(extend.tokens), at_length)
         case "fork":
             return Fork(message.fork.state, tuple(message.fork.children))
         case "join":

@@ -11,6 +11,8 @@ class Extend:
 
     state: int
     tokens: tuple[int, ...]
+    at_length: int | None = None
+    """Only if the state has so many tokens: who adds a generation must not do so behind another call's change."""
 
 
 @dataclass(frozen=True, slots=True)

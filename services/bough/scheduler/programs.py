@@ -224,8 +224,13 @@ class Programs:
 
     def _carry_out(self, program: Program, order: StateOrder) -> State | None:
         match order:
-            case Extend(number, tokens):
+            case Extend(number, tokens, at_length):
                 state = _state(program, number)
+                if at_length is not None and at_length != (length := state.tokens.length):
+                    raise _OrderError(
+                        Code.ABORTED,
+                        f"state {number}: has {length} tokens, expected are {at_length}: another call has changed it",
+                    )
                 self._check_tokens(tokens)
                 self._add(state, tokens)
             case Fork(number, children):
