@@ -44,6 +44,7 @@ async def deploy() -> AsyncIterator[Deploy]:
             "port": 0,
             "tokenizer_address": chain.address("tokenizer"),
             "grammar_address": chain.address("grammar"),
+            "scheduler_address": chain.address("scheduler"),
             "detokenizer_address": chain.detokenizer_addresses,
             **settings,
         }

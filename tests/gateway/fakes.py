@@ -1,5 +1,7 @@
 """Tokenizer, grammar service and detokenizer of a gateway under test: real gRPC servers with scripted answers.
 
+The scheduler's part for programs is in `fake_scheduler`.
+
 `Backend` stands for scheduler and executor: it knows each request and how much of its output there is, so that a
 detokenizer may die and another go on. A token is one character of the output; its id is the character's code point.
 """
@@ -20,7 +22,7 @@ import grpc
 import grpc.aio
 
 from bough.common.codec import decode_identity, decode_submission, encode_identity
-from bough.common.errors import InvalidRequestError
+from bough.common.errors import InvalidRequestError, NotFoundError, code_number
 from bough.common.ids import new_epoch
 from bough.common.model import ModelIdentity, check_same_model, read_model_files
 from bough.common.requests import Submission
@@ -33,12 +35,15 @@ from bough.rpc.v1 import (
     detokenizer_pb2_grpc,
     grammar_pb2,
     grammar_pb2_grpc,
+    scheduler_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     tokenizer_pb2,
     tokenizer_pb2_grpc,
 )
+from tests.gateway.fake_scheduler import FakeScheduler
 
+EOS = chr(0)
 VOCAB_SIZE = 70_000
 MAX_CONTEXT = 256
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,6 +58,8 @@ class Run:
     output: str
     finish: FinishReason
     stop_string: str = ""
+    hidden: str = ""
+    """Tokens at the end that are not in the text."""
     produced: int = 0
     cancelled: bool = False
     released: bool = False
@@ -80,15 +87,39 @@ class Backend:
     """Tokens of a request that are there from its beginning."""
     ignore_submits: int = 0
     """So many submissions are lost on their way."""
+    has_eos: bool = False
+    """Outputs that end by themselves end with a token without text."""
+    scheduler: FakeScheduler | None = None
+    """Knows the states that submissions go on from."""
 
     def submit(self, submission: Submission) -> None:
         self.submissions.append(submission)
-        prompt = "".join(map(chr, submission.prompt))
+        prompt = "".join(map(chr, (*self._base_of(submission), *submission.prompt)))
         for sibling, request in enumerate(submission.requests):
             if request not in self.runs:
-                run = self.runs[request] = _make_run(submission, sibling, self.reply(prompt, sibling))
+                output = "".join(map(chr, submission.sampling.forced_ids)) or self.reply(prompt, sibling)
+                run = self.runs[request] = _make_run(submission, sibling, output, EOS if self.has_eos else "")
                 run.produced = min(self.at_once, len(run.output))
         self.notify()
+
+    def refusal_of(self, submission: Submission) -> tuple[int, str, int] | None:
+        """Why a submission is not accepted; None: it is."""
+        if submission.base is None or self.scheduler is None:
+            return self.rejection
+        try:
+            self._base_of(submission)
+        except NotFoundError as error:
+            return code_number(error), str(error), 0
+        return self.rejection
+
+    def _base_of(self, submission: Submission) -> tuple[int, ...]:
+        """Tokens of the state that a submission goes on from."""
+        if submission.base is None:
+            return ()
+        assert self.scheduler is not None
+        tokens = self.scheduler.tokens_of(submission.base)
+        assert submission.base_tail == tokens[-16:]
+        return tokens
 
     def advance(self, num_tokens: int = 1) -> None:
         for run in self.runs.values():
@@ -125,12 +156,18 @@ class Backend:
 _TASKS: set[asyncio.Future[None]] = set()
 
 
-def _make_run(submission: Submission, sibling: int, output: str) -> Run:
+def _make_run(submission: Submission, sibling: int, output: str, eos: str) -> Run:
     finish, stop_string = FinishReason.STOP, ""
+    if submission.sampling.forced_ids:
+        return Run(submission, sibling, output, FinishReason.LENGTH)
     ends = [(output.index(stop), stop) for stop in submission.text.stop if stop in output]
     if ends:
         end, stop_string = min(ends)
-        output, finish = output[:end], FinishReason.STOP_STRING
+        shown = end + len(stop_string) if submission.text.include_stop else end
+        hidden = output[shown : end + len(stop_string)]
+        output, finish = output[:shown], FinishReason.STOP_STRING
+        return Run(submission, sibling, output, finish, stop_string, hidden=hidden)
+    output += eos
     if len(output) > submission.sampling.max_tokens:
         output, finish, stop_string = output[: submission.sampling.max_tokens], FinishReason.LENGTH, ""
     return Run(submission, sibling, output, finish, stop_string)
@@ -148,7 +185,10 @@ class FakeDetokenizer(detokenizer_pb2_grpc.DetokenizerServiceServicer):
         """Sends so many characters before each resume point again."""
 
     async def Decode(self, request: detokenizer_pb2.DecodeRequest, context: Context) -> detokenizer_pb2.DecodeResponse:
-        return detokenizer_pb2.DecodeResponse(texts=["".join(map(chr, request.tokens))])
+        tokens, texts = iter(request.tokens), []
+        for count in request.counts:
+            texts.append("".join(chr(next(tokens)) for _ in range(count)).replace(EOS, ""))
+        return detokenizer_pb2.DecodeResponse(texts=texts)
 
     async def Describe(
         self, request: detokenizer_pb2.DetokenizerDescribeRequest, context: Context
@@ -211,11 +251,12 @@ class _DetokenizerStream:
 
     def _submit(self, submission: Submission) -> None:
         backend = self._backend
-        if backend.rejection is None:
+        refusal = backend.refusal_of(submission)
+        if refusal is None:
             backend.submit(submission)
             self._cursors.update((request, 0) for request in submission.requests)
             return
-        code, text, retry_after_ms = backend.rejection
+        code, text, retry_after_ms = refusal
         for request in submission.requests:
             self._errors.append(
                 common_pb2.RequestError(request=request, code=code, message=text, retry_after_ms=retry_after_ms)
@@ -230,6 +271,7 @@ class _DetokenizerStream:
             if run.cancelled or (start == run.produced and not run.ended):
                 continue
             text = run.output[start : run.produced]
+            hidden = run.hidden if run.ended else ""
             if request not in self._started:
                 self._started.add(request)
                 message.started.requests.append(request)
@@ -238,12 +280,12 @@ class _DetokenizerStream:
                 _add_logprobs(columns, text, start, run.submission.sampling.top_logprobs)
             tokens.requests.append(request)
             tokens.positions.append(start)
-            tokens.counts.append(len(text))
-            tokens.tokens.extend(map(ord, text))
+            tokens.counts.append(len(text) + len(hidden))
+            tokens.tokens.extend(map(ord, text + hidden))
             tokens.finish.append(int(run.finish) if run.ended else 0)
             columns.offsets.append(start)
-            columns.lengths.append(len(text))
-            columns.text += text
+            columns.lengths.append(len(text.replace(EOS, "")))
+            columns.text += text.replace(EOS, "")
             if run.ended:
                 if run.finish is FinishReason.STOP_STRING:
                     columns.stop_strings.append(run.stop_string)
@@ -277,10 +319,17 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     chat_template: str = ""
     tail: str = ""
     """Ends each rendered chat."""
+    bos: str = ""
+    """Begins each text that special tokens are added to."""
+    render: Callable[[tokenizer_pb2.EncodeChatRequest], str] | None = None
+    """The chat template; None: the contents, joined."""
+    num_calls: int = 0
 
     async def Encode(self, request: tokenizer_pb2.EncodeRequest, context: Context) -> tokenizer_pb2.EncodeResponse:
         self._note(context)
-        ids = [tokenizer_pb2.TokenIds(ids=map(ord, text)) for text in request.texts]
+        self.num_calls += 1
+        bos = self.bos if request.add_special_tokens else ""
+        ids = [tokenizer_pb2.TokenIds(ids=map(ord, bos + text)) for text in request.texts]
         return tokenizer_pb2.EncodeResponse(encodings=ids)
 
     async def EncodeChat(
@@ -288,6 +337,9 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     ) -> tokenizer_pb2.EncodeChatResponse:
         self._note(context)
         self.chats.append(request)
+        if self.render is not None:
+            text = self.render(request)
+            return tokenizer_pb2.EncodeChatResponse(ids=map(ord, text), text=text)
         text = "|".join(message.get("content") or "" for message in json.loads(request.messages_json))
         if "raise" in text:
             raise InvalidRequestError("the chat template raised: no system message, please")
@@ -356,6 +408,7 @@ class FakeChain:
         self.tokenizer = FakeTokenizer(self.identity)
         self.grammar = FakeGrammar(self.identity)
         self.detokenizers = [FakeDetokenizer(self.backend, self.identity) for _ in range(num_detokenizers)]
+        self.scheduler = self.backend.scheduler = FakeScheduler()
         self._servers: dict[str, RpcServer] = {}
         self._producer: asyncio.Task[None] | None = None
 
@@ -370,6 +423,7 @@ class FakeChain:
         self._producer = asyncio.create_task(self.backend.produce())
         await self.start_service("tokenizer")
         await self.start_service("grammar")
+        await self.start_service("scheduler")
         for i in range(len(self.detokenizers)):
             await self.start_service(f"detokenizer{i}")
 
@@ -380,6 +434,8 @@ class FakeChain:
             tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(self.tokenizer, rpc.server)
         elif kind == "grammar":
             grammar_pb2_grpc.add_GrammarServiceServicer_to_server(self.grammar, rpc.server)
+        elif kind == "scheduler":
+            scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(self.scheduler, rpc.server)
         else:
             copy = self.detokenizers[int(name.removeprefix("detokenizer"))]
             detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(copy, rpc.server)

@@ -103,6 +103,7 @@ class App:
     def __init__(self, routes: list[Route], *, api_key: ApiKey, metrics: GatewayMetrics, telemetry: Telemetry) -> None:
         self._router = Router(routes, redirect_slashes=False)
         self._paths = frozenset(r.path for r in routes)
+        self._templates = [(r.path_regex, r.path_format) for r in routes if r.param_convertors]
         self._api_key = api_key
         self._metrics = metrics
         self._telemetry = telemetry
@@ -145,23 +146,27 @@ class App:
         await send_json(exchange.send, error.http_status, error_body(error), headers)
 
     def _open_span(self, scope: Scope, exchange: _Exchange) -> Span:
-        span = self._telemetry.start_span(
-            f"HTTP {scope['method']} {scope['path']}", exchange.traceparent, kind=SpanKind.SERVER
-        )
+        path = self._known(scope["path"]) or scope["path"]
+        span = self._telemetry.start_span(f"HTTP {scope['method']} {path}", exchange.traceparent, kind=SpanKind.SERVER)
         span.set_attribute("bough.request_id", exchange.request_id)
         scope["state"]["traceparent"] = traceparent_of(span)
         return span
 
     def _count(self, scope: Scope, exchange: _Exchange, span: Span | None) -> None:
         status = exchange.status or 499  # the client left before there was an answer
-        path = scope["path"]
-        known = path if path in self._paths else "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
-        self._metrics.count(f"{scope['method']} {known}" if known != "other" else known, status)
+        known = self._known(scope["path"])
+        self._metrics.count(f"{scope['method']} {known}" if known else "other", status)
         if span is not None:
             span.set_attribute("http.response.status_code", status)
             if status >= 500:
                 span.set_status(StatusCode.ERROR)
             span.end()
+
+    def _known(self, path: str) -> str:
+        """The path as it is served, without what fills its places; empty where nothing is."""
+        if path in self._paths:
+            return path
+        return next((template for regex, template in self._templates if regex.match(path)), "")
 
     def _now(self) -> bytes:
         now = int(time.time())

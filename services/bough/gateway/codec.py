@@ -71,10 +71,10 @@ def _decode_logprobs(message: detokenizer_pb2.TextColumns, tokens: list[int]) ->
     return infos
 
 
-def decode_generate(message: gateway_pb2.GenerateRequest) -> GenerationRequest:
-    """A client's gRPC call to the domain; InvalidRequestError where it has no prompt."""
+def decode_generate(message: gateway_pb2.GenerateRequest, prompt: Prompt | None = None) -> GenerationRequest:
+    """A client's gRPC call to the domain, with its own prompt or a given one; InvalidRequestError where it has none."""
     return GenerationRequest(
-        prompts=(_decode_prompt(message),),
+        prompts=(_decode_prompt(message) if prompt is None else prompt,),
         model=message.model,
         n=message.n if message.HasField("n") else 1,
         options=_decode_options(message),
@@ -141,9 +141,9 @@ def _decode_constraint(message: gateway_pb2.GenerateRequest) -> Constraint | Non
     return None
 
 
-def encode_piece(generation: str, piece: Piece) -> gateway_pb2.GenerateResponse:
-    """A piece of one continuation to the wire, without its usage."""
-    return gateway_pb2.GenerateResponse(
+def encode_piece(call: Call, generation: str, piece: Piece) -> gateway_pb2.GenerateResponse:
+    """A piece of one continuation to the wire; the last one of it with its usage."""
+    response = gateway_pb2.GenerateResponse(
         generation=generation,
         index=piece.index,
         text=piece.text,
@@ -153,6 +153,11 @@ def encode_piece(generation: str, piece: Piece) -> gateway_pb2.GenerateResponse:
         stop_string=piece.stop_string,
         logprobs=None if piece.logprobs is None else _encode_logprobs(piece.logprobs),
     )
+    if piece.finish is not FinishReason.NONE:
+        response.usage.prompt_tokens = call.num_prompt_tokens[0]
+        response.usage.cached_tokens = call.receivers[piece.index].cached_tokens
+        response.usage.completion_tokens = piece.next_position
+    return response
 
 
 def _encode_logprobs(infos: list[TokenInfo]) -> common_pb2.LogprobColumns:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 PEER = "detokenizer"
 MAX_RESUMES = 50
 """Resumes of a request without a new token before it is given up: something about it breaks the chain."""
+
+MAX_RESUMES_OF_STATES = 3
+"""The same for a request that goes on from a state: it may be the state that is not found."""
 
 _FLUSH_CHECK_S = 0.01
 _PROMPT_TOKENS_A_MESSAGE = 1_000_000
@@ -143,11 +146,15 @@ class Copy:
             receiver = self.live.get(entry.request)
             if receiver is None:
                 continue
-            if entry.code == _NOT_FOUND and _untouched(receiver) and receiver.num_resumes < MAX_RESUMES:
+            if entry.code == _NOT_FOUND and _untouched(receiver) and receiver.num_resumes < _most_resumes(receiver):
                 lost.append(receiver)
                 continue
             error = error_from_number(entry.code, entry.message, retry_after_s=(entry.retry_after_ms or 1000) / 1000)
-            if isinstance(error, NotFoundError) and receiver.submission is not None:
+            if (
+                isinstance(error, NotFoundError)
+                and receiver.submission is not None
+                and receiver.submission.base is None
+            ):
                 # The client did nothing wrong: we promised to go on and cannot.
                 error = UnavailableError(f"the generation was lost after {receiver.position} tokens: {entry.message}")
             receiver.call.fail(error)
@@ -258,10 +265,18 @@ class DetokenizerPool:
 
     async def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids, from any copy."""
-        request = detokenizer_pb2.DecodeRequest(counts=[len(ids)], tokens=ids, skip_special_tokens=skip_special_tokens)
+        return (await self.decode_all([ids], skip_special_tokens=skip_special_tokens))[0]
+
+    async def decode_all(self, lists: Sequence[Sequence[int]], *, skip_special_tokens: bool = False) -> list[str]:
+        """Texts of lists of token ids, from any copy."""
+        request = detokenizer_pb2.DecodeRequest(
+            counts=[len(ids) for ids in lists],
+            tokens=[token for ids in lists for token in ids],
+            skip_special_tokens=skip_special_tokens,
+        )
         copy = await self.any_attached()
         response: detokenizer_pb2.DecodeResponse = await call(copy.stub.Decode, request, peer=PEER)
-        return response.texts[0]
+        return list(response.texts)
 
     def trouble(self) -> str:
         """Why no copy is attached, in words."""
@@ -392,6 +407,11 @@ def share_of(addresses: Iterable[str], gateway: int, num_gateways: int) -> froze
     if len(ordered) <= num_gateways:
         return frozenset(ordered[gateway % len(ordered) :][:1]) if ordered else frozenset()
     return frozenset(ordered[gateway::num_gateways])
+
+
+def _most_resumes(receiver: Receiver) -> int:
+    submission = receiver.submission
+    return MAX_RESUMES if submission is None or submission.base is None else MAX_RESUMES_OF_STATES
 
 
 def _untouched(receiver: Receiver) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bough.common.requests import StateRef
 from bough.common.sampling import GrammarKind
 from bough.gateway.parsers.spec import ToolSpec
 
@@ -83,6 +84,17 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A state of a program that is gone on from."""
+
+    ref: StateRef
+    length: int
+    """Its tokens."""
+    tail: tuple[int, ...]
+    """Its last tokens, at most 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One client call: prompts, continuations of each, and how they are made."""
 
@@ -100,6 +112,8 @@ class GenerationRequest:
     thinking_budget: int | None = None
     """Tokens of thoughts at most."""
     cache_salt: str = ""
+    base: Base | None = None
+    """What the prompts continue; None: nothing."""
     default_max_tokens: int | None = None
     """Tokens at most where the client is silent; None: what is left of the context."""
     names: Mapping[str, str] = field(default_factory=dict)

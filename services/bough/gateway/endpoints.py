@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,19 +87,14 @@ class GenerationEndpoints:
 
     async def _answer(self, plan: _Plan, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(name)
-        watcher = asyncio.create_task(_watch_client(receive, call))
-        try:
-            traceparent: str = scope["state"]["traceparent"]
-            async with self._generator.run(call, plan.request, traceparent=traceparent) as running:
-                style = _style(plan, running, await self._shape(plan))
-                if plan.stream:
-                    writer = body_writer(scope)
-                    await _Stream(running, style, writer, include_usage=plan.include_usage).answer(send)
-                else:
-                    await send_json(send, 200, await _gather(running, style))
-        finally:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+        traceparent: str = scope["state"]["traceparent"]
+        async with watched(receive, call), self._generator.run(call, plan.request, traceparent=traceparent) as running:
+            style = _style(plan, running, await self._shape(plan))
+            if plan.stream:
+                writer = body_writer(scope)
+                await EventStream(running, style, writer, include_usage=plan.include_usage).answer(send)
+            else:
+                await send_json(send, 200, await gather_body(running, style))
 
     async def _shape(self, plan: _Plan) -> Shape:
         echoes: list[str] = []
@@ -141,14 +137,26 @@ def _style(plan: _Plan, running: Running, shape: Shape) -> Format:
     return plan.format_class(running.call, shape)
 
 
+@asynccontextmanager
+async def watched(receive: Receive, call: Call) -> AsyncIterator[None]:
+    """Fails a call when its client closes the connection."""
+    watcher = asyncio.create_task(_watch_client(receive, call))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
 async def _watch_client(receive: Receive, call: Call) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     call.fail(ClientGoneError())
 
 
-async def _gather(running: Running, style: Format) -> dict[str, Any]:
-    call, saw = running.call, running.meter.saw
+async def gather_body(running: Running, style: Format) -> dict[str, Any]:
+    """The answer of a call that is not streamed."""
+    call, saw = running.call, running.saw
     choices = [style.new_choice(index) for index in range(len(call.receivers))]
 
     def take(pieces: list[Piece]) -> None:
@@ -160,15 +168,31 @@ async def _gather(running: Running, style: Format) -> dict[str, Any]:
     return style.body(choices, usage_of(call))
 
 
-class _Stream:
+class EventStream:
     """A call answered by server-sent events: what comes in is written at once, by whoever received it.
 
     What comes in while the client reads too slowly gathers, and goes out in one piece when it has caught up.
+
+    Args:
+        running: The call.
+        style: How it is answered.
+        writer: Writes the body.
+        include_usage: End with an event that says what was used.
+        finish: Does what is to be done once all has come, and returns the events that tell of it.
     """
 
-    def __init__(self, running: Running, style: Format, writer: BodyWriter, *, include_usage: bool) -> None:
+    def __init__(
+        self,
+        running: Running,
+        style: Format,
+        writer: BodyWriter,
+        *,
+        include_usage: bool,
+        finish: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        self._finish = finish
         self._call = running.call
-        self._saw = running.meter.saw
+        self._saw = running.saw
         self._chunk = style.chunk
         self._style = style
         self._write = writer.write
@@ -183,13 +207,14 @@ class _Stream:
             if (pause := self._take(pieces)) is not None:
                 await pause
             await self._call.each(self._take)
+            end = await self._finish() if self._finish is not None else ""
         except ClientGoneError:
             raise
         except Exception as error:
             await _send_error(error, self._call, send)
             return
         usage = self._style.usage_chunk(usage_of(self._call)) if self._include_usage else ""
-        await send({"type": "http.response.body", "body": (usage + DONE).encode(), "more_body": False})
+        await send({"type": "http.response.body", "body": (usage + end + DONE).encode(), "more_body": False})
 
     def _take(self, pieces: list[Piece]) -> Awaitable[None] | None:
         events = ""

@@ -8,25 +8,41 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bough.common.errors import UnavailableError
 from bough.common.ids import new_request_id
 from bough.common.model import ModelFiles
 from bough.common.requests import ResumePoint, Submission
-from bough.common.sampling import Grammar
+from bough.common.sampling import FinishReason, Grammar, SamplingParams
 from bough.common.telemetry import request_extra
 from bough.gateway import rules
 from bough.gateway.detokenizers import DetokenizerPool
-from bough.gateway.domain import ChatPrompt, Constraint, GenerationRequest, IdsPrompt, TextPrompt
+from bough.gateway.domain import Base, ChatPrompt, Constraint, GenerationRequest, IdsPrompt, TextPrompt
 from bough.gateway.errors import refuse
 from bough.gateway.markup import Formats, Markup, Thoughts, chat_constraint, check_thoughts, thoughts_after
 from bough.gateway.metrics import CallMeter, GatewayMetrics
 from bough.gateway.parsed import Reading
 from bough.gateway.peers import GrammarCompiler, Tokenizer
-from bough.gateway.receiver import Call, Receiver
+from bough.gateway.receiver import Call, Piece, Receiver
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Output:
+    """What a call has produced, gathered."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish: FinishReason = FinishReason.NONE
+    stop_string: str = ""
+
+    def add(self, piece: Piece) -> None:
+        """Take a piece in."""
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish, self.stop_string = piece.finish, piece.stop_string
 
 
 class Running:
@@ -34,9 +50,27 @@ class Running:
 
     def __init__(self, call: Call, meter: CallMeter) -> None:
         self.call = call
-        self.meter = meter
         self.reading: Reading | None = None
         """How its text is read; None: it is the answer as it is."""
+        self.output: Output | None = None
+        """Where what it produces is gathered; None: nowhere."""
+        self._meter = meter
+
+    def saw(self, piece: Piece) -> None:
+        """A piece is about to be delivered."""
+        self._meter.saw(piece)
+        if self.output is not None:
+            self.output.add(piece)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """Tokens of which the log probabilities are asked for, and what goes before them: a state, or a prompt."""
+
+    forced: tuple[int, ...]
+    base: Base | None = None
+    prompt: tuple[int, ...] = ()
+    cache_namespace: bytes = b""
 
 
 class Generator:
@@ -87,6 +121,39 @@ class Generator:
         rules.check(request, self.model.identity)
         async with self._track(call) as running:
             running.reading = await self._prepare(call, request, traceparent)
+            if request.base is not None and request.n == 1:
+                running.output = Output()
+            if not call.failed:
+                self.pool.place(call.receivers)
+            yield running
+
+    @asynccontextmanager
+    async def score(self, call: Call, scorings: Sequence[Scoring], *, traceparent: str = "") -> AsyncIterator[Running]:
+        """As `run`, for outputs that are given: each of them is a sequence of the call, and comes with its logprobs."""
+        async with self._track(call) as running:
+            for scoring in scorings:
+                base, num_tokens = scoring.base, len(scoring.forced)
+                # An end-of-sequence token among them ends nothing.
+                sampling = SamplingParams(
+                    temperature=0.0,
+                    max_tokens=num_tokens,
+                    ignore_eos=True,
+                    top_logprobs=0,
+                    forced_ids=scoring.forced,
+                )
+                submission = Submission(
+                    requests=(new_request_id(),),
+                    prompt=scoring.prompt,
+                    sampling=sampling,
+                    cache_namespace=scoring.cache_namespace,
+                    traceparent=traceparent,
+                    name=call.name,
+                    base=None if base is None else base.ref,
+                    base_tail=() if base is None else base.tail,
+                )
+                call.prompts.append(scoring.prompt)
+                call.num_prompt_tokens.append(len(scoring.prompt) + (0 if base is None else base.length))
+                call.add(submission.requests[0], submission)
             if not call.failed:
                 self.pool.place(call.receivers)
             yield running
@@ -154,8 +221,10 @@ class Generator:
         reading = await self._markup.reading(request, thoughts) if _is_chat(request) else None
         reasoning = await self._markup.reasoning(request, constraint, thoughts) if _is_chat(request) else None
         special_tokens = reading is not None and reading.keeps_special_tokens
-        lengths = [rules.check_length(request, len(prompt.ids), self.model.identity) for prompt in prompts]
-        for prompt, max_tokens in zip(prompts, lengths, strict=True):
+        base = request.base
+        lengths = [len(prompt.ids) + (0 if base is None else base.length) for prompt in prompts]
+        limits = [rules.check_length(request, length, self.model.identity) for length in lengths]
+        for prompt, length, max_tokens in zip(prompts, lengths, limits, strict=True):
             submission = Submission(
                 requests=tuple(new_request_id() for _ in range(request.n)),
                 prompt=prompt.ids,
@@ -166,9 +235,11 @@ class Generator:
                 cache_namespace=rules.cache_namespace(request.cache_salt),
                 traceparent=traceparent,
                 name=call.name,
+                base=None if base is None else base.ref,
+                base_tail=() if base is None else base.tail,
             )
             call.prompts.append(prompt.ids)
-            call.num_prompt_tokens.append(len(prompt.ids))
+            call.num_prompt_tokens.append(length)
             for request_id in submission.requests:
                 call.add(request_id, submission)
         return reading

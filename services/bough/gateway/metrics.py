@@ -48,10 +48,24 @@ class GatewayMetrics:
             explicit_bucket_boundaries_advisory=LATENCY_BUCKETS_S,
         )
         self._active = meter.create_up_down_counter("bough.gateway.active.calls", description="Generations under way")
+        self._sessions = meter.create_up_down_counter(
+            "bough.gateway.program.sessions", description="Streams of programs that are open"
+        )
+        self._program_calls = meter.create_counter(
+            "bough.gateway.program.calls", description="Calls of programs, by kind and gRPC status"
+        )
 
     def count(self, route: str, status: int) -> None:
         """A call was answered."""
         self._requests.add(1, {"route": route, "status": status})
+
+    def session(self, change: int) -> None:
+        """A stream of a program was opened (1) or has ended (-1)."""
+        self._sessions.add(change)
+
+    def program_call(self, kind: str, status: str) -> None:
+        """A call of a program was answered."""
+        self._program_calls.add(1, {"kind": kind, "status": status})
 
     def begin(self, call: Call) -> CallMeter:
         """A generation begins."""

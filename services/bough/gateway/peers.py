@@ -1,4 +1,4 @@
-"""Tokenizer and grammar service: unary calls, spread over all copies and tried again while one restarts."""
+"""Tokenizer, grammar service and scheduler: unary calls, spread over all copies and tried again while one restarts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ import grpc
 import grpc.aio
 
 from bough.common.codec import decode_identity, grammar_kind_to_wire
-from bough.common.errors import InvalidRequestError, MismatchError
+from bough.common.errors import InvalidRequestError, MismatchError, UnavailableError
 from bough.common.model import ModelIdentity, check_same_model
 from bough.common.rpc.channel import RetryPolicy, call, open_channel
 from bough.common.sampling import Grammar
 from bough.gateway.domain import ChatPrompt, Constraint
-from bough.rpc.v1 import grammar_pb2, grammar_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc
+from bough.gateway.programs.codec import decode_answers, encode_change
+from bough.gateway.programs.orders import OrderAnswer, ProgramChange
+from bough.rpc.v1 import (
+    grammar_pb2,
+    grammar_pb2_grpc,
+    scheduler_pb2,
+    scheduler_pb2_grpc,
+    tokenizer_pb2,
+    tokenizer_pb2_grpc,
+)
 
 Stub = TypeVar("Stub")
 T = TypeVar("T")
@@ -55,8 +64,12 @@ class Peer(Generic[Stub]):
         *,
         traceparent: str = "",
         once: bool = False,
+        repeat: bool = True,
     ) -> T:
-        """Call a method of whichever copy is next; with `once`, for 2 seconds and without a second try."""
+        """Call a method of whichever copy is next; with `once`, for 2 seconds and without a second try.
+
+        Without `repeat` a call that may have been carried out is not tried again.
+        """
         if self.mismatch is not None and not once:
             raise self.mismatch
         metadata = (("traceparent", traceparent),) if traceparent else None
@@ -64,7 +77,9 @@ class Peer(Generic[Stub]):
         async def attempt(message: object, *, timeout: float) -> T:  # noqa: ASYNC109  # gRPC's own deadline
             return await method(self._next())(message, timeout=timeout, metadata=metadata)
 
-        policy = RetryPolicy(attempts=1, attempt_timeout_s=2.0) if once else self._policy
+        policy = self._policy if repeat else RetryPolicy(attempts=1)
+        if once:
+            policy = RetryPolicy(attempts=1, attempt_timeout_s=2.0)
         return await call(attempt, request, peer=self.name, policy=policy)
 
     def _next(self) -> Stub:
@@ -164,6 +179,32 @@ class GrammarCompiler:
             lambda stub: stub.Describe, grammar_pb2.GrammarDescribeRequest(), once=True
         )
         _compare(self.peer, identity, decode_identity(response.identity))
+
+
+class Scheduler:
+    """Keeps programs and their states. Requests go to it through the detokenizers.
+
+    Args:
+        address: Where it is; empty: nobody has said so, and there are no programs.
+        policy: How often a call is tried that may be repeated.
+    """
+
+    def __init__(self, address: str, policy: RetryPolicy) -> None:
+        self.peer: Peer[scheduler_pb2_grpc.SchedulerServiceAsyncStub] = Peer(
+            "scheduler", address, scheduler_pb2_grpc.SchedulerServiceStub, policy
+        )
+
+    async def change(self, change: ProgramChange, *, traceparent: str = "") -> list[OrderAnswer]:
+        """Carry out orders for a program; an answer each. NotFoundError where the program is not known."""
+        if not self.peer.channels:
+            raise UnavailableError("programs need the scheduler: set scheduler_address or run_dir of the gateway")
+        response: scheduler_pb2.ChangeProgramResponse = await self.peer.call(
+            lambda stub: stub.ChangeProgram,
+            encode_change(change),
+            traceparent=traceparent,
+            repeat=change.may_be_repeated,
+        )
+        return decode_answers(response)
 
 
 def _compare(peer: Peer[Stub], mine: ModelIdentity, theirs: ModelIdentity) -> None:

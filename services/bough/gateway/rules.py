@@ -127,11 +127,11 @@ def check_length(request: GenerationRequest, num_prompt_tokens: int, identity: M
         ContextLengthError: The message gives the numbers.
     """
     name, context, asked = _namer(request), identity.max_context, request.options.max_tokens
+    field = name("prompt")
     if num_prompt_tokens == 0:
-        raise InvalidRequestError("prompt: has no tokens, accepted is at least one", field="prompt")
+        raise InvalidRequestError(f"{field}: has no tokens, accepted is at least one", field=field)
     left = context - num_prompt_tokens
     if left < 1:
-        field = name("prompt")
         raise ContextLengthError(
             f"{field}: has {num_prompt_tokens} tokens, accepted are at most {context - 1}: "
             f"the model's context holds {context} tokens of prompt and output together",

@@ -16,7 +16,9 @@ from bough.gateway.errors import refuse
 from bough.gateway.rules import ACCEPTED
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies have in common."""
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
@@ -36,14 +38,14 @@ def _refuse_unless_none(name: str, accepted: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """How a stream is sent."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """A named JSON schema. `strict` changes nothing: the schema always holds."""
 
     name: str | None = None
@@ -52,7 +54,7 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """What the output must be. A structural tag has a format, or structures and triggers: the older form."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
@@ -62,10 +64,10 @@ class ResponseFormat(_Body):
     triggers: list[str] | None = None
 
 
-class TriggeredStructures(_Body):
+class TriggeredStructures(Body):
     """The older form of structural tags: after a trigger the output follows the structure that begins with it."""
 
-    class Structure(_Body):
+    class Structure(Body):
         """A JSON schema between two texts."""
 
         begin: str
@@ -76,7 +78,7 @@ class TriggeredStructures(_Body):
     triggers: list[str] = Field(min_length=1)
 
 
-class StructuredOutputs(_Body):
+class StructuredOutputs(Body):
     """vLLM's way to say what the output must be."""
 
     schema_: dict[str, Any] | str | None = Field(None, alias="json")
@@ -98,7 +100,7 @@ CONSTRAINTS = (
 """Fields of a body that constrain the output by themselves."""
 
 
-class GenerationBody(_Body):
+class GenerationBody(Body):
     """What completions and chats have in common."""
 
     model: str | None = None
@@ -150,17 +152,22 @@ class GenerationBody(_Body):
         return {name: getattr(self, name) for name in CONSTRAINTS}
 
 
-class CompletionBody(GenerationBody):
+class CompletionOptions(GenerationBody):
+    """How plain text is continued."""
+
+    logprobs: int | None = None
+
+
+class CompletionBody(CompletionOptions):
     """The body of POST /v1/completions."""
 
     prompt: Any
     best_of: int | None = None
     echo: bool | None = None
-    logprobs: int | None = None
     suffix: Annotated[None, _refuse_unless_none("suffix", "null: inserting text is not supported")] = None
 
 
-class Tool(_Body):
+class Tool(Body):
     """A tool that the model may call."""
 
     type: Literal["function"]
@@ -193,7 +200,7 @@ class ChatBody(GenerationBody):
     function_call: Annotated[None, _refuse_unless_none("function_call", "null: use tool_choice")] = None
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     """The body of POST /v1/tokenize: a text or a chat."""
 
     model: str | None = None
@@ -206,7 +213,7 @@ class TokenizeBody(_Body):
     tools: list[Tool] | None = None
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     """The body of POST /v1/detokenize."""
 
     model: str | None = None

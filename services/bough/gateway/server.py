@@ -32,16 +32,16 @@ class InferenceServicer(gateway_pb2_grpc.InferenceServicer):
         self, request: gateway_pb2.DescribeModelRequest, context: Context
     ) -> gateway_pb2.DescribeModelResponse:
         """The model served."""
-        self._api_key.check(_metadata(context, "authorization"))
+        self._api_key.check(metadata(context, "authorization"))
         return gateway_pb2.DescribeModelResponse(identity=encode_identity(self._generator.model.identity))
 
     async def Generate(  # type: ignore[override]  # as above; writes instead of yielding, so that a cancel ends it here
         self, request: gateway_pb2.GenerateRequest, context: Context
     ) -> None:
         """Generates, streaming; the end of the call is the end of the generation."""
-        self._api_key.check(_metadata(context, "authorization"))
+        self._api_key.check(metadata(context, "authorization"))
         call = Call(f"gen-{secrets.token_hex(12)}")
-        traceparent = _metadata(context, "traceparent").decode(errors="replace")
+        traceparent = metadata(context, "traceparent").decode(errors="replace")
         async with self._generator.run(call, decode_generate(request), traceparent=traceparent) as running:
             await _write(running, context)
 
@@ -49,7 +49,7 @@ class InferenceServicer(gateway_pb2_grpc.InferenceServicer):
         self, request: gateway_pb2.ResumeGenerateRequest, context: Context
     ) -> None:
         """Goes on with a generation from a position."""
-        self._api_key.check(_metadata(context, "authorization"))
+        self._api_key.check(metadata(context, "authorization"))
         _, requests = parse_generation(request.generation)
         for name in ("positions", "text_offsets"):
             if len(values := getattr(request, name)) != len(requests):
@@ -81,17 +81,13 @@ async def _write(running: Running, context: Context) -> None:
     num_open = len(requests)
     while num_open:
         for piece in await call.pieces():
-            running.meter.saw(piece)
-            response = encode_piece(generation, piece)
-            if piece.finish is not FinishReason.NONE:
-                num_open -= 1
-                response.usage.prompt_tokens = call.num_prompt_tokens[0]
-                response.usage.cached_tokens = call.receivers[piece.index].cached_tokens
-                response.usage.completion_tokens = piece.next_position
-            await context.write(response)
+            running.saw(piece)
+            num_open -= piece.finish is not FinishReason.NONE
+            await context.write(encode_piece(call, generation, piece))
 
 
-def _metadata(context: Context, key: str) -> bytes:
+def metadata(context: Context, key: str) -> bytes:
+    """A value of a call's metadata; empty where there is none."""
     for name, value in context.invocation_metadata() or ():
         if name == key:
             return value if isinstance(value, bytes) else str(value).encode()

@@ -23,10 +23,13 @@ from bough.gateway.http_server import HttpServer, SharedListener
 from bough.gateway.markup import Markup, check_names
 from bough.gateway.metrics import GatewayMetrics
 from bough.gateway.pages import Pages
-from bough.gateway.peers import GrammarCompiler, Tokenizer, retry_policy
+from bough.gateway.peers import GrammarCompiler, Scheduler, Tokenizer, retry_policy
+from bough.gateway.programs.registry import Programs
+from bough.gateway.programs.rest import ProgramEndpoints
+from bough.gateway.programs.server import ProgramsServicer
 from bough.gateway.server import InferenceServicer, IntrospectionServicer
 from bough.gateway.surroundings import Surroundings
-from bough.rpc.v1 import gateway_pb2_grpc, telemetry_pb2_grpc
+from bough.rpc.v1 import gateway_pb2_grpc, program_pb2_grpc, telemetry_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,8 @@ class Gateway:
             pool=self._pool,
             metrics=metrics,
         )
+        self._scheduler = Scheduler(_scheduler_address(settings), policy)
+        self._programs = Programs(self._generator, self._scheduler, metrics)
         self._surroundings = Surroundings(
             tokenizer=self._tokenizer,
             grammar=self._grammar,
@@ -149,6 +154,7 @@ class Gateway:
         """Take no new calls and wait for those under way."""
         self._app.draining = True
         self._http.close_listener()
+        self._programs.drain()
         rpc = asyncio.create_task(self._rpc.stop(timeout_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -166,7 +172,9 @@ class Gateway:
         if self._own_rpc is not None:
             await self._own_rpc.stop(0)
         await self._http.stop()
+        await self._programs.close()
         await self._pool.stop()
+        await self._scheduler.peer.close()
         await self._tokenizer.peer.close()
         await self._grammar.peer.close()
         await self._surroundings.close()
@@ -181,6 +189,7 @@ class Gateway:
             route("POST", "/v1/completions", generation.completions),
             route("POST", "/v1/tokenize", pages.tokenize),
             route("POST", "/v1/detokenize", pages.detokenize),
+            *ProgramEndpoints(self._programs, self._generator, limit_bytes=limit_bytes).routes(),
             route("GET", "/v1/models", pages.models),
             route("GET", "/v1/models/{id:path}", pages.model),
             route("GET", "/health", pages.health),
@@ -198,6 +207,8 @@ class Gateway:
         rpc = RpcServer(f"{host}:{port}", shared=settings.copies_of("gateway") > 1)
         gateway_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(self._generator, key), rpc.server)
         rpc.offer("bough.rpc.v1.Inference")
+        program_pb2_grpc.add_ProgramsServicer_to_server(ProgramsServicer(self._programs, key), rpc.server)
+        rpc.offer("bough.rpc.v1.Programs")
         telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
             IntrospectionServicer(self._surroundings), rpc.server
         )
@@ -236,6 +247,14 @@ class Gateway:
                 async with asyncio.timeout(_POLL_S[0] if troubles else _POLL_S[1]):
                     self._pool.attachment_changed.clear()
                     await self._pool.attachment_changed.wait()
+
+
+def _scheduler_address(settings: Settings) -> str:
+    """Where the scheduler is. A gateway that nobody told serves everything but programs."""
+    try:
+        return settings.address_of("scheduler")
+    except ConfigError:
+        return ""
 
 
 def _siblings(settings: Settings) -> tuple[str, ...]:

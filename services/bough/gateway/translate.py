@@ -9,7 +9,7 @@ from bough.gateway.constraints import body_constraint
 from bough.gateway.domain import GenerationRequest, IdsPrompt, Prompt, SamplingOptions, TextPrompt
 from bough.gateway.errors import refuse
 from bough.gateway.messages import chat_prompt, thinking_budget
-from bough.gateway.schema import ChatBody, CompletionBody, GenerationBody, logit_bias_ids
+from bough.gateway.schema import ChatBody, CompletionBody, CompletionOptions, GenerationBody, logit_bias_ids
 from bough.gateway.tools import tool_use
 
 COMPLETION_MAX_TOKENS = 16
@@ -25,12 +25,17 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
         raise refuse("best_of", body.best_of, f"the value of n ({n}): ranking candidates is not supported")
     if body.echo and body.logprobs is not None:
         raise refuse("logprobs", body.logprobs, "null together with echo: prompt tokens have no log probabilities")
+    return completion_of(body, completion_prompts(body.prompt))
+
+
+def completion_of(body: CompletionOptions, prompts: tuple[Prompt, ...]) -> GenerationRequest:
+    """A completion of prompts."""
     if body.logprobs is not None and not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
         raise refuse("logprobs", body.logprobs, f"an integer from 0 to {MAX_TOP_LOGPROBS}")
     return GenerationRequest(
-        prompts=completion_prompts(body.prompt),
+        prompts=prompts,
         model=body.model or "",
-        n=n,
+        n=1 if body.n is None else body.n,
         options=_options(body, max_tokens=body.max_tokens, top_logprobs=body.logprobs),
         constraint=body_constraint(body),
         cache_salt=body.cache_salt or "",
