@@ -357,6 +357,42 @@ async def test_a_request_with_a_grammar_waits_for_it_and_others_do_not(executor:
     assert admission.request == 1 and admission.matcher is matcher
 
 
+def given(**fields: Any) -> common_pb2.SamplingParams:
+    return common_pb2.SamplingParams(
+        **{"top_p": 1, "max_tokens": 2, "ignore_eos": True, "forced_ids": [7, 8], **fields}
+    )
+
+
+async def test_requests_whose_output_is_given_reach_the_engine_together_and_at_once(
+    executor: Fixture, stream: NewStream
+) -> None:
+    scheduler = stream()
+    await scheduler.attach()
+    await scheduler.send(admits=[admit(1, 2, sampling=given()), admit(3), admit(4, sampling=given(forced_ids=[9, 7]))])
+    admissions = (await executor.next_orders()).admissions
+    assert [a.request for a in admissions] == [1, 2, 3, 4]
+    matchers = {a.request: a.matcher for a in admissions if a.matcher is not None}
+    assert {request: list(matcher.forced(9, 1.0)) for request, matcher in matchers.items()} == {
+        1: [7, 8],
+        2: [7, 8],
+        4: [9, 7],
+    }
+    assert matchers[1] is not matchers[2] and executor.grammars.empty()
+
+
+async def test_a_given_output_that_cannot_be_had_fails_its_request_alone(executor: Fixture, stream: NewStream) -> None:
+    scheduler = stream()
+    await scheduler.attach()
+    await scheduler.read()
+    both = given()
+    both.MergeFrom(common_pb2.SamplingParams(grammar=GRAMMAR))
+    await scheduler.send(admits=[admit(1, sampling=both), admit(2), admit(3, sampling=given(forced_ids=[7, 512]))])
+    assert [a.request for a in (await executor.next_orders()).admissions] == [2]
+    errors = {error.request: error for error in (await scheduler.read()).errors}
+    assert {request: error.code for request, error in errors.items()} == {1: 3, 3: 3}
+    assert errors[1].message.startswith("forced_ids: come with a grammar") and "hold 512" in errors[3].message
+
+
 async def test_a_request_that_waits_for_its_grammar_outlives_a_broken_stream(
     executor: Fixture, stream: NewStream
 ) -> None:

@@ -18,6 +18,7 @@ from bough.common.requests import RequestFailure
 from bough.common.rpc.streams import StreamWriter, pump
 from bough.common.sampling import SamplingParams
 from bough.executor.codec import decode_orders, decode_resumes, encode_attached, encode_capacity, encode_report
+from bough.executor.forced_output import forced_output
 from bough.executor.orders import Admission, Capacity, Orders, StepReport
 from bough.executor.run_log import RunLog
 from bough.executor.running import Matcher
@@ -44,7 +45,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         identity: The model.
         epoch: Start of this process.
         send: Hands orders to the engine.
-        matcher_source: Gives the matcher of a request that needs one, fetching its grammar first.
+        matcher_source: Gives the matcher of a request whose grammar has to be fetched first.
     """
 
     def __init__(
@@ -169,15 +170,27 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._cancel(orders.cancels)
         number = self._order_number + 1
         fresh = [admission for admission in orders.admissions if self._log.admit(admission, number)]
-        orders.admissions = [admission for admission in fresh if not admission.sampling.needs_matcher]
+        orders.admissions = [admission for known in fresh if (admission := self._at_once(known)) is not None]
         self._send(orders)
-        for admission in fresh:
-            if admission.sampling.needs_matcher:
-                task = asyncio.create_task(self._admit_with_matcher(admission))
-                self._fetching[admission.request] = task
         for refusal in orders.refusals:
             self._log.refuse(refusal)
             self._wake()
+
+    def _at_once(self, admission: Admission) -> Admission | None:
+        """A request for the engine; None where it has to wait for its grammar, or has failed."""
+        if admission.sampling.forced_ids:
+            # They come together, and without a wait between them they are computed together.
+            try:
+                matcher = forced_output(admission.sampling, len(admission.prompt), self._identity)
+            except InvalidRequestError as error:
+                self._log.fail(RequestFailure(admission.request, code_number(error), str(error)))
+                self._wake()
+                return None
+            return replace(admission, matcher=matcher)
+        if admission.sampling.needs_matcher:
+            self._fetching[admission.request] = asyncio.create_task(self._admit_with_matcher(admission))
+            return None
+        return admission
 
     def _send(self, orders: Orders) -> None:
         if orders:

@@ -199,7 +199,8 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def forced_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Not empty: the output is exactly these tokens, max_tokens of them, whatever the model would choose; its log
-        probabilities then tell how likely they are. Not together with a grammar or a reasoning part.
+        probabilities then tell how likely they are. It ends with LENGTH behind the last one, so ignore_eos is set, and there
+        are no stop_token_ids, no grammar and no reasoning part.
         """
 
     def __init__(
