@@ -57,13 +57,34 @@ class DelayedPipeline:
     """Steps on the CPU whose results are held back as long as the engine may go without them, as on a slow GPU.
 
     The "device" knows only what a GPU would: pages from the changes of the row table, and of each row the token that it
-    sampled last with its position, so that the tokens of decodes never come from the host.
+    sampled last with its position, so that the tokens of decodes never come from the host. Of a row that had drafts it
+    knows neither.
+
+    Args:
+        runner: The loaded model.
+        table: The rows that the composer fills.
+        eos_token_ids: The model's end-of-sequence ids.
+        depth: Steps that may be under way.
+        max_lines: Lines of logits that a step may have.
     """
 
-    def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int], depth: int) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        table: RowTable,
+        *,
+        eos_token_ids: Sequence[int],
+        depth: int,
+        max_lines: int | None = None,
+    ) -> None:
         self.depth = depth
-        self.takes_drafts = False
+        self.takes_drafts = True
+        self.max_lines = max_lines
         self.mixed_budget: MixedBudget | None = None
+        self.num_launched = 0
+        self.num_rests = 0
+        """Steps that were launched when nothing was under way."""
+        self.num_drafts = 0
         self.num_settled = 0
         self.most_under_way = 0
         self._runner = runner
@@ -72,12 +93,17 @@ class DelayedPipeline:
         self._pages = np.full_like(table.page_table, -1)
         self._token = np.full(table.max_rows, -1, np.int64)
         self._position = np.full(table.max_rows, -1, np.int64)
+        self._drafted: set[Running] = set()
         self._under_way: deque[Drawn] = deque()
 
     def draft_cost(self, num_rows: int) -> float:
-        return 1.0
+        return 0.3
 
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
+        assert self.max_lines is None or len(running) <= self.max_lines
+        self.num_launched += 1
+        self.num_rests += not self._under_way
+        self.num_drafts += sum(len(work.drafts) for work in plan.chunks)
         arrays = self._begin(plan, running)
         if plan.copies:
             self._runner.copy_pages([copy.src for copy in plan.copies], [copy.dst for copy in plan.copies])
@@ -87,7 +113,7 @@ class DelayedPipeline:
             settle()
         # Those whose last token turned up just now have let go of their rows: nobody wants their next one.
         lines = [line for line, entry in enumerate(running) if not entry.is_ended]
-        kept = replace(arrays, logit_rows=arrays.logit_rows[lines])
+        kept = replace(arrays, logit_rows=arrays.logit_rows[lines], num_decode_rows=0)  # some lines of them are gone
         drawn = self._drawing.draw([running[line] for line in lines], kept, logits[lines])
         tokens = [0] * len(running)
         logprobs: list[TokenLogprobs | None] | None = None if drawn.logprobs is None else [None] * len(running)
@@ -95,9 +121,9 @@ class DelayedPipeline:
             tokens[line] = drawn.tokens[index]
             if logprobs is not None and drawn.logprobs is not None:
                 logprobs[line] = drawn.logprobs[index]
-            row = running[line].sequence.row
-            self._token[row] = tokens[line]
-            self._position[row] = arrays.positions[arrays.logit_rows[line]] + 1
+            row, has_drafts = running[line].sequence.row, bool(running[line].sequence.drafts)
+            self._token[row] = -1 if has_drafts else tokens[line]
+            self._position[row] = -1 if has_drafts else arrays.positions[arrays.logit_rows[line]] + 1
         failed = {lines[index]: reason for index, reason in drawn.failed.items()}
         self._under_way.append(Drawn(tokens=tokens, logprobs=logprobs, failed=failed))
         self.most_under_way = max(self.most_under_way, len(self._under_way))
@@ -106,6 +132,7 @@ class DelayedPipeline:
         return self._under_way.popleft() if wait or len(self._under_way) >= self.depth else None
 
     def forget(self, running: Running) -> None:
+        self._drafted.discard(running)
         self._drawing.forget(running)
 
     def _begin(self, plan: StepPlan, running: list[Running]) -> StepArrays:
@@ -115,9 +142,12 @@ class DelayedPipeline:
         self._table.changes.clear()
         for entry in running:
             sequence = entry.sequence
-            if entry.sampler_row is None and sequence.num_uncomputed == 1:
+            begins = entry.sampler_row is None and sequence.num_uncomputed == 1
+            if begins or (entry in self._drafted and not sequence.num_pending):
                 self._token[sequence.row] = sequence.tokens[-1]
                 self._position[sequence.row] = sequence.num_computed
+        self._drafted.difference_update(running)
+        self._drafted.update(entry for entry in running if entry.sequence.drafts)
         arrays = plan.arrays
         decodes = arrays.rows[: arrays.num_decode_rows]
         assert (arrays.positions[: len(decodes)] == self._position[decodes]).all()
@@ -133,13 +163,13 @@ class DelayedPipeline:
 
 
 def make_delayed_engine(
-    runner: ModelRunner, *, depth: int = 3, eos: Sequence[int] = (), **limits: Any
+    runner: ModelRunner, *, depth: int = 3, eos: Sequence[int] = (), max_lines: int | None = None, **limits: Any
 ) -> tuple[Engine, DelayedPipeline]:
     """An engine that runs `depth` steps ahead, and its pipeline."""
     made: list[DelayedPipeline] = []
 
     def make(table: RowTable) -> Pipeline:
-        made.append(DelayedPipeline(runner, table, eos_token_ids=eos, depth=depth))
+        made.append(DelayedPipeline(runner, table, eos_token_ids=eos, depth=depth, max_lines=max_lines))
         return made[0]
 
     engine = make_engine(runner, eos=eos, make_pipeline=make, **limits)

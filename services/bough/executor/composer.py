@@ -138,7 +138,7 @@ class StepComposer:
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
         num_decodes = len(self._running.decoding)
-        num_drafts = self.drafts.add(plan, self.limits.token_budget - num_decodes)
+        num_drafts = self.drafts.add(plan, self.limits, len(self._waiting))
         if self._running.prefilling or self._waiting:
             self._add_chunks(plan, num_drafts + num_decodes - len(self._running.decoding))
         if self._running.decoding:

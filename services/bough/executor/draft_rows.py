@@ -14,7 +14,7 @@ from collections.abc import Sequence as Items
 from bough.executor.row_table import RowTable
 from bough.executor.running_set import RunningSet
 from bough.executor.sequence import Sequence, SequenceStatus
-from bough.executor.step import RowWork, StepPlan
+from bough.executor.step import ComposerLimits, RowWork, StepPlan
 
 TakePages = Callable[[int], list[int] | None]
 
@@ -43,25 +43,36 @@ class DraftRows:
         """
         self._proposed.append((sequence, tuple(drafts)))
 
-    def add(self, plan: StepPlan, num_tokens: int) -> int:
-        """Let proposals join a step, of so many tokens at most beside one for each decode; how many there were.
+    def add(self, plan: StepPlan, limits: ComposerLimits, num_waiting: int) -> int:
+        """Let proposals join a step that has nothing but its decodes yet; how many tokens on trial there are then.
 
         What finds no pages decodes as ever.
+
+        Args:
+            plan: gets them.
+            limits: of its tokens and lines of logits.
+            num_waiting: sequences that may start in this step, and sample in it.
         """
-        proposed, self._proposed = self._proposed, []
-        left = num_tokens
-        for sequence, drafts in proposed:
-            fitting = drafts[:left]
-            if not fitting or sequence.status is not SequenceStatus.DECODING or not self._grow(sequence, len(fitting)):
+        proposed = [entry for entry in self._proposed if entry[0].status is SequenceStatus.DECODING]
+        self._proposed.clear()
+        if not proposed:
+            return 0
+        num_drafts = 0
+        room = self._room(limits, num_waiting)
+        for (sequence, drafts), share in zip(
+            proposed, shares([len(drafts) for _, drafts in proposed], room), strict=True
+        ):
+            fitting = drafts[:share]
+            if not fitting or not self._grow(sequence, len(fitting)):
                 continue
-            left -= len(fitting)
+            num_drafts += len(fitting)
             self._running.start_drafting(sequence)
             sequence.drafts = fitting
             start = sequence.num_computed
             plan.chunks.append(
                 RowWork(sequence=sequence, start=start, num_tokens=1 + len(fitting), samples=True, drafts=fitting)
             )
-        return num_tokens - left
+        return num_drafts
 
     def record(self, sequence: Sequence, tokens: Items[int]) -> int:
         """Note what the positions of a sequence sampled, which decodes from then on; how many of them count."""
@@ -83,6 +94,15 @@ class DraftRows:
         sequence.drafts = ()
         self._running.stop_drafting(sequence)
 
+    def _room(self, limits: ComposerLimits, num_waiting: int) -> int:
+        """Tokens that may be drafts: beside the decodes, and with a line of logits each beside all that may sample."""
+        num_decodes = len(self._running.decoding)
+        room = limits.token_budget - num_decodes
+        if limits.max_lines is None:
+            return room
+        num_sampling = num_decodes + len(self._running.prefilling) + min(num_waiting, self._table.num_free)
+        return min(room, limits.max_lines - num_sampling)
+
     def _grow(self, sequence: Sequence, num_drafts: int) -> bool:
         """Pages for the drafts."""
         needed = (sequence.num_computed + num_drafts) // self._table.page_size + 1
@@ -97,3 +117,20 @@ class DraftRows:
             self._table.grow(sequence.row, len(sequence.pages), page)
             sequence.pages.append(page)
         return True
+
+
+def shares(wanted: Items[int], room: int) -> list[int]:
+    """How many tokens each may have of a room for all: none has an n-th one before all others have, if they want it.
+
+    The first drafts of a row are the likeliest to count.
+    """
+    level, left = 0, max(room, 0)
+    while (more := sum(number > level for number in wanted)) and more <= left:
+        level += 1
+        left -= more
+    found = []
+    for number in wanted:
+        has_one_more = number > level and left > 0
+        left -= has_one_more
+        found.append(min(number, level) + has_one_more)
+    return found

@@ -20,6 +20,7 @@ from bough.executor.cache.events import CacheEventKind
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import StepComposer
+from bough.executor.draft_pace import pays_to_wait
 from bough.executor.jump_forward import drafts_of
 from bough.executor.mixed_budget import FixedBudget
 from bough.executor.observer import Observer
@@ -118,7 +119,7 @@ class Engine:
         self._composer = StepComposer(pool=pool, tree=self._tree, limits=limits)
         self._pipeline = make_pipeline(self._composer.table)
         budget = self._pipeline.mixed_budget if mixed_token_budget is None else FixedBudget(mixed_token_budget)
-        self._composer.limits = replace(limits, mixed_budget=budget)
+        self._composer.limits = replace(limits, mixed_budget=budget, max_lines=self._pipeline.max_lines)
         if budget is not None:
             few, many = (int(budget.tokens(num_decodes, 0, 1.0)) for num_decodes in (1, max_rows))
             logger.info("prompt tokens that may join 1 and %d decodes: %d and %d", max_rows, few, many)
@@ -229,7 +230,10 @@ class Engine:
     def _propose_drafts(self) -> None:
         if not self._constrained or not self._pipeline.takes_drafts:
             return
-        cost = self._pipeline.draft_cost(self._composer.num_running)
+        num_running = self._composer.num_running
+        if self._flights and pays_to_wait(self._constrained.values(), num_running):
+            self._collect_all()
+        cost = self._pipeline.draft_cost(num_running)
         for entry in self._constrained.values():
             if drafts := drafts_of(entry, cost):
                 self._composer.drafts.propose(entry.sequence, drafts)
@@ -249,8 +253,8 @@ class Engine:
         positions = [row.num_generated for row in flight.sampling]
         void = self._composer.record(flight.sampling, drawn.tokens)
         if flight.num_drafts:
-            self._observer.accepted(flight.num_drafts - len(void))
-            _count_on(positions, flight.running)
+            num_gone = _count_on(positions, flight.running)
+            self._observer.accepted(flight.num_drafts - len(void) - num_gone)
         self._record(flight.running, drawn, positions, void)
         now = time.perf_counter()
         seconds = now - max(flight.began, self._last_end)
@@ -465,11 +469,14 @@ class Engine:
         return report
 
 
-def _count_on(positions: list[int], running: list[Running]) -> None:
-    """Positions of the lines of one sequence follow one another."""
+def _count_on(positions: list[int], running: list[Running]) -> int:
+    """Have the positions of the lines of one sequence follow one another; how many drafts' sequences have ended."""
+    num_gone = 0
     for line in range(1, len(positions)):
         if running[line] is running[line - 1]:
             positions[line] = positions[line - 1] + 1
+            num_gone += running[line].is_ended
+    return num_gone
 
 
 def _reached_end(running: Running) -> FinishReason:

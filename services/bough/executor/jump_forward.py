@@ -23,17 +23,25 @@ def drafts_of(running: Running, cost: float) -> Sequence[int]:
         cost: of computing a draft, as a part of what a token costs by itself. A draft less likely to be right than
             that loses time.
     """
-    sequence, matcher, params = running.sequence, running.matcher, running.sequence.params
-    if sequence.status is not SequenceStatus.DECODING or sequence.num_pending or not running.is_started:
+    if running.sequence.num_pending or not running.is_started or (room := room_for_drafts(running)) < 1:
         return ()
-    # Penalties look at the tokens before, which are not known yet while drafts are computed side by side.
-    if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
-        return ()
-    produced = sequence.num_generated
-    room = min(running.stop.max_tokens - produced - 1, MAX_DRAFTS)
-    if room < 1 or produced < params.min_tokens:
-        return ()
-    assert matcher is not None
-    drafts = matcher.forced(room, cost)
+    assert running.matcher is not None
+    drafts = running.matcher.forced(room, cost)
     stops = running.stop.stop_token_ids
     return next((drafts[:index] for index, token in enumerate(drafts) if token in stops), drafts)
+
+
+def room_for_drafts(running: Running) -> int:
+    """How many drafts a sequence may have behind its last token, be that under way still."""
+    sequence, params = running.sequence, running.sequence.params
+    if sequence.status is not SequenceStatus.DECODING:
+        return 0
+    # Penalties look at the tokens before, which are not known yet while drafts are computed side by side.
+    if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
+        return 0
+    produced = sequence.num_generated + sequence.num_pending
+    if produced < params.min_tokens:
+        return 0
+    room = running.stop.max_tokens - produced - 1
+    # An output that is given is not tried: all of it counts.
+    return room if params.forced_ids else min(room, MAX_DRAFTS)

@@ -89,8 +89,26 @@ class TimedBudget:
         fitting = max((size for size, seconds in self.layers.items() if seconds <= bound), default=0)
         return max(fitting - num_decodes, LEAST_TOKENS)
 
+    def token_cost(self, num_rows: int) -> float:
+        """What a token more and its line of logits cost in a step of so many rows, as a part of a row's share of it.
+
+        On average of as many more as there are rows, since steps are padded.
+        """
+        more = _slope(self.layers, num_rows) + _slope(self.sample, num_rows)
+        return min(more * num_rows / _at(self.decode, num_rows), 1.0)
+
+
+def _size(times: Mapping[int, float], needed: int) -> int:
+    """The first that is large enough, or the largest."""
+    sizes = list(times)
+    return sizes[min(bisect_left(sizes, needed), len(sizes) - 1)]
+
 
 def _at(times: Mapping[int, float], needed: int) -> float:
-    """That of the first size which is large enough, or of the largest."""
-    sizes = list(times)
-    return times[sizes[min(bisect_left(sizes, needed), len(sizes) - 1)]]
+    return times[_size(times, needed)]
+
+
+def _slope(times: Mapping[int, float], number: int) -> float:
+    """Seconds that one more takes, from some number to twice that; nothing is known beyond the largest."""
+    first, last = _size(times, number), _size(times, 2 * number)
+    return max(times[last] - times[first], 0.0) / (last - first) if last > first else 0.0

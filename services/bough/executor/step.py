@@ -23,6 +23,8 @@ class ComposerLimits:
     """Tokens a step, decodes included; more than `max_rows`, so that prefills always move."""
     max_context: int
     """Tokens of one sequence, prompt and generated."""
+    max_lines: int | None = None
+    """Lines of logits in a step, at least `max_rows`; None for as many as tokens."""
     mixed_budget: MixedBudget | None = None
     """How many prompt tokens may join decodes in a step; None for as many as `token_budget` has."""
     context_cost: float = 0.0
@@ -36,6 +38,8 @@ class ComposerLimits:
             raise ValueError(f"max_rows and max_context must be positive, headroom_pages not negative: {self}")
         if self.token_budget <= self.max_rows:
             raise ValueError(f"token_budget must be greater than max_rows ({self.max_rows}), got {self.token_budget}")
+        if self.max_lines is not None and self.max_lines < self.max_rows:
+            raise ValueError(f"max_lines must not be less than max_rows ({self.max_rows}), got {self.max_lines}")
 
 
 class PageCopy(NamedTuple):

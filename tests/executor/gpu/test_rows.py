@@ -1,4 +1,4 @@
-"""The rows on the device: masks of grammars, pages, parameters, lines of a decode step."""
+"""The rows on the device: pages, parameters, lines of a decode step; and the masks of a step's lines."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ class Allowing:
     def rollback(self, num_tokens: int) -> None: ...
 
 
+class Counting(Allowing):
+    """Allows the numbers from 10 on, one after the other."""
+
+    next = 10
+
+    def fill(self, bitmask: Tensor, line: int) -> None:
+        bitmask[line] = torch.from_numpy(bits_of([self.next]))
+
+    def accept(self, token: int) -> bool:
+        if token != self.next:
+            return False
+        self.next += 1
+        return True
+
+    def rollback(self, num_tokens: int) -> None:
+        self.next -= num_tokens
+
+
 def bits_of(tokens: Sequence[int]) -> npt.NDArray[np.int32]:
     words = np.zeros(-(-VOCAB_SIZE // 32), np.uint32)
     for token in tokens:
@@ -73,27 +91,42 @@ def rows() -> DeviceRows:
     return DeviceRows(table, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS], shared=shared, device=device)
 
 
-def allowed(rows: DeviceRows, row: int) -> list[int]:
-    words = rows.state.mask[row].cpu().numpy().view(np.uint32)
+@pytest.fixture
+def masks() -> Tensor:
+    return torch.zeros(8, 3, dtype=torch.int32, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def allowed(masks: Tensor, line: int) -> list[int]:
+    words = masks[line].cpu().numpy().view(np.uint32)
     return [token for token in range(VOCAB_SIZE) if words[token // 32] >> np.uint32(token % 32) & 1]
 
 
-def test_each_row_gets_its_own_mask_and_rows_that_are_gone_none(rows: DeviceRows) -> None:
-    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
+def test_each_line_gets_its_own_mask_and_lines_whose_row_is_gone_none(masks: Tensor) -> None:
     entries = [running(3, Allowing(7, 69)), running(1, None), running(0, Allowing(8)), running(None, Allowing(9))]
     ended = running(2, Allowing(10))
     ended.is_ended = True
-    assert masks.fill([*entries, ended], [0, 2, 3, 4], rows) == {}
-    assert [allowed(rows, row) for row in range(4)] == [[8], [], [], [7, 69]]
+    assert GrammarMasks(masks, VOCAB_SIZE, [EOS]).fill([*entries, ended], [0, 2, 3, 4]) == {}
+    assert [allowed(masks, line) for line in range(5)] == [[7, 69], [], [8], [], []]
 
 
 def test_a_matcher_that_fails_is_told_of_its_line_and_leaves_the_others_alone(
-    rows: DeviceRows, caplog: pytest.LogCaptureFixture
+    masks: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
-    failed = masks.fill([running(0, Allowing(fails=True)), running(1, Allowing(31, 32))], [0, 1], rows)
+    entries = [running(0, Allowing(fails=True)), running(1, Allowing(31, 32))]
+    failed = GrammarMasks(masks, VOCAB_SIZE, [EOS]).fill(entries, [0, 1])
     assert failed.keys() == {0} and "planted" in failed[0] and "planted" in caplog.text
-    assert allowed(rows, 0) == list(range(VOCAB_SIZE)) and allowed(rows, 1) == [31, 32]
+    assert allowed(masks, 0) == list(range(VOCAB_SIZE)) and allowed(masks, 1) == [31, 32]
+
+
+def test_the_lines_of_a_row_with_drafts_have_the_masks_behind_each_of_them(masks: Tensor) -> None:
+    drafting = running(2, Counting())
+    drafting.sequence.drafts = (10, 11, 50)
+    lines = [running(0, None), *[drafting] * 4, running(1, Allowing(9))]
+    assert GrammarMasks(masks, VOCAB_SIZE, [EOS]).fill(lines, [1, 2, 3, 4, 5]) == {}
+    # 50 is not what may follow, so the mask behind it is of no use to anyone.
+    assert [allowed(masks, line) for line in (0, 1, 2, 3, 5)] == [[], [10], [11], [12], [9]]
+    matcher = drafting.matcher
+    assert isinstance(matcher, Counting) and matcher.next == 10
 
 
 @pytest.mark.parametrize(
@@ -101,15 +134,14 @@ def test_a_matcher_that_fails_is_told_of_its_line_and_leaves_the_others_alone(
     [((EOS, 40, 64), [64]), ((EOS,), [EOS]), ((EOS, 40), [EOS, 40]), ((7, 63), [7, 63])],
 )
 def test_before_min_tokens_what_ends_the_text_is_forbidden_unless_nothing_else_is_allowed(
-    rows: DeviceRows, allowed_by_grammar: tuple[int, ...], left: list[int]
+    masks: Tensor, allowed_by_grammar: tuple[int, ...], left: list[int]
 ) -> None:
-    masks = GrammarMasks(4, VOCAB_SIZE, [EOS])
     entries = [
         running(0, Allowing(*allowed_by_grammar), min_tokens=1, stop_token_ids=(40, 1000)),
         running(1, Allowing(*allowed_by_grammar), stop_token_ids=(40, 1000)),
     ]
-    assert masks.fill(entries, [0, 1], rows) == {}
-    assert (allowed(rows, 0), allowed(rows, 1)) == (left, sorted(allowed_by_grammar))
+    assert GrammarMasks(masks, VOCAB_SIZE, [EOS]).fill(entries, [0, 1]) == {}
+    assert (allowed(masks, 0), allowed(masks, 1)) == (left, sorted(allowed_by_grammar))
 
 
 def test_rows_follow_the_page_table_and_begin_with_the_parameters_of_their_request(rows: DeviceRows) -> None:

@@ -97,10 +97,10 @@ class Rows:
         values = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
         set_row_bias(state.bias, row, ids, values)
 
-    def mask(self, row: int, allowed: Tensor) -> None:
-        """Forbid what is False in [V] bool."""
+    def mask(self, line: int, row: int, allowed: Tensor) -> None:
+        """Forbid what is False in [V] bool in a line, which is one of a row."""
         self.state.flags[row] |= int(SamplingFlag.MASKED)
-        self.state.mask[row] = pack_mask(allowed).to(self.device)
+        self.workspace.masks[line] = pack_mask(allowed).to(self.device)
 
     def step(
         self,
@@ -163,7 +163,7 @@ class Pair:
             bits = torch.stack([pack_mask(line) for line in allowed.values()])
             mask = GrammarMask(bits=bits, lines=list(allowed))
             for line, some in allowed.items():
-                self.rows.mask(self.order[line], some)
+                self.rows.mask(line, self.order[line], some)
         expected = self.cpu.sample(logits.clone(), torch.tensor(self.order), torch.tensor(self.positions), mask)
         # A padding line at the end, with logits that must not matter.
         padded = torch.cat([logits, torch.full((1, logits.shape[1]), torch.nan)])

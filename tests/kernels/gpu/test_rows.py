@@ -29,7 +29,8 @@ def test_changes_reach_their_places_and_nothing_else(device: torch.device) -> No
 def test_a_decode_step_takes_token_position_and_slot_from_the_rows(device: torch.device) -> None:
     token, position = int32([11, 12, 13, 14], device), int32([0, 15, 16, 40], device)
     page_table = torch.arange(12, dtype=torch.int32, device=device).view(4, 3) + 5
-    step = StepInput.empty(max_tokens=8, max_lines=8, device=device).first(num_tokens=6, num_lines=6, num_samples=6)
+    step = StepInput.empty(max_tokens=8, max_lines=8, max_samples=8, device=device)
+    step = step.first(num_tokens=6, num_lines=6, num_samples=6)
     begin_decode(int32([3, 1, -1, 2, -1, -1, -1], device), token, position, page_table, step, page_size=PAGE)
     assert step.tokens.tolist() == [14, 12, 0, 13, 0, 0]
     assert step.positions.tolist() == [40, 15, 0, 16, 0, 0]
@@ -54,7 +55,7 @@ def test_a_mixed_step_takes_the_tokens_of_decodes_from_the_rows_and_pads_the_res
         *(2, 0, 1),  # sample_rows
         *(31, 32, 3),  # sampled_position
     ]
-    whole = StepInput.empty(max_tokens=400, max_lines=300, device=device)
+    whole = StepInput.empty(max_tokens=400, max_lines=300, max_samples=310, device=device)
     for tensor in (whole.tokens, whole.slots, whole.query_start, whole.chunk_lens, whole.decode_lens):
         tensor.fill_(77)
     step = whole.first(num_tokens=8, num_lines=6, num_samples=5)
@@ -74,3 +75,27 @@ def test_a_mixed_step_takes_the_tokens_of_decodes_from_the_rows_and_pads_the_res
         begin_mixed(int32([0] * 99, device), token, step, num_tokens=5, num_lines=7, num_decodes=2, num_samples=3)
     with pytest.raises(ValueError, match=r"\[34\] of torch.int32 is accepted"):
         begin_mixed(int32(staged[:-1], device), token, step, num_tokens=5, num_lines=3, num_decodes=2, num_samples=3)
+
+
+def test_a_mixed_step_may_sample_in_more_lines_than_there_are_rows(device: torch.device) -> None:
+    staged = [
+        *(-1, 4, 5, 6, 7),  # tokens: a decode, and a row with three drafts
+        *(30, 10, 11, 12, 13),  # positions
+        *(300, 100, 101, 102, 103),  # slots
+        *(0, 1, 5),  # query_start
+        *(1, 0),  # rows
+        *(31, 14),  # context_lens
+        *(0, 1, 2, 3, 4),  # logit_rows
+        *(1, 0, 0, 0, 0),  # sample_rows
+        *(31, 11, 12, 13, 14),  # sampled_position
+    ]
+    whole = StepInput.empty(max_tokens=8, max_lines=2, max_samples=7, device=device)
+    step = whole.first(num_tokens=8, num_lines=2, num_samples=6)
+    begin_mixed(
+        int32(staged, device), int32([21, 22], device), step, num_tokens=5, num_lines=2, num_decodes=1, num_samples=5
+    )
+    assert step.tokens.tolist() == [22, 4, 5, 6, 7, 0, 0, 0]
+    assert step.rows.tolist() == [1, 0] and step.chunk_lens.tolist() == [0, 14]
+    assert step.logit_rows.tolist() == [0, 1, 2, 3, 4, 0]
+    assert step.sample_rows.tolist() == [1, 0, 0, 0, 0, -1]
+    assert step.sampled_position.tolist() == [31, 11, 12, 13, 14, 0]

@@ -84,7 +84,7 @@ def test_stop_tokens_end_from_first_stop_on_and_masks_leave_the_minimum_to_the_h
     rows.add(1, replace(GREEDY, min_tokens=2), prompt=[4])
     codes = [(step.records[0].token, step.records[0].code) for step in (rows.step(logits, [1], [p]) for p in (0, 1, 2))]
     assert codes == [(77, SampleCode(0)), (77, SampleCode(0)), (EOS[0], SampleCode.STOP)]
-    rows.mask(1, torch.ones(VOCAB, dtype=torch.bool))
+    rows.mask(0, 1, torch.ones(VOCAB, dtype=torch.bool))
     rows.state.first_stop[1] = 0
     record = rows.step(logits, [1], [0]).records[0]
     assert (record.token, record.code) == (EOS[0], SampleCode.STOP)

@@ -48,7 +48,10 @@ def scatter_changes(state: Tensor, changes: Tensor, num_changes: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInput:
-    """The tensors on the device that a step's kernels read, of fixed size; T tokens, B lines, S sampling lines."""
+    """The tensors on the device that a step's kernels read, of fixed size; T tokens, B lines, S sampling lines.
+
+    A line of attention has one sampling line at most, or one for each of its last tokens where those are drafts.
+    """
 
     tokens: Tensor
     """[T] int64"""
@@ -67,13 +70,13 @@ class StepInput:
     logit_rows: Tensor
     """[S] int64"""
     sample_rows: Tensor
-    """[S] int32 row of each line that samples, -1 for padding."""
+    """[S] int32 row of each line that samples, -1 for padding; a row with drafts has several."""
     sampled_position: Tensor
     """[S] int32: position in the sequence of the token that is sampled."""
 
     @classmethod
-    def empty(cls, *, max_tokens: int, max_lines: int, device: torch.device) -> StepInput:
-        """Tensors for steps of up to so many tokens and lines."""
+    def empty(cls, *, max_tokens: int, max_lines: int, max_samples: int, device: torch.device) -> StepInput:
+        """Tensors for steps of up to so many tokens, lines and sampling lines."""
 
         def zeros(size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -86,9 +89,9 @@ class StepInput:
             rows=zeros(max_lines, torch.int32),
             decode_lens=zeros(max_lines, torch.int32),
             chunk_lens=zeros(max_lines, torch.int32),
-            logit_rows=zeros(max_lines, torch.int64),
-            sample_rows=torch.full((max_lines,), -1, dtype=torch.int32, device=device),
-            sampled_position=zeros(max_lines, torch.int32),
+            logit_rows=zeros(max_samples, torch.int64),
+            sample_rows=torch.full((max_samples,), -1, dtype=torch.int32, device=device),
+            sampled_position=zeros(max_samples, torch.int32),
         )
 
     def first(self, *, num_tokens: int, num_lines: int, num_samples: int) -> StepInput:

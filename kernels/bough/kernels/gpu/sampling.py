@@ -52,10 +52,11 @@ def sample(
     Args:
         logits: [S, V] float32, each line contiguous (the stride between lines is free); overwritten where a row asks
             for penalties, bias, a mask or a minimum length.
-        rows: [S] int32 stable row of each line, no row twice; -1: padding.
+        rows: [S] int32 stable row of each line; -1: padding. A row may have several, unless it has penalties; see
+            `select` for what becomes of it.
         sampled_position: [S] int32 sequence position of the token to produce (that of its query plus 1).
         state: of the rows; `token`, `position` and `counts` are advanced.
-        workspace: for at least S lines; `workspace.tokens` gets the tokens.
+        workspace: for at least S lines; `workspace.masks` holds the masks, `workspace.tokens` gets the tokens.
         ring: [ring_slots, max_lines] int64 records, see `select`; ring_slots is a power of two.
         step_counter: [1] int32 on the device; 1 is added.
         filtered: the variant for steps in which a row has top-k, top-p or min-p.

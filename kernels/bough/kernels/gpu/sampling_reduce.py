@@ -50,7 +50,7 @@ def _adjust(
 def _reduce_kernel(
     logits_ptr, line_stride, vocab_size, rows_ptr, sampled_position_ptr, num_chunks,
     flags_ptr, temperature_ptr, presence_ptr, frequency_ptr, repetition_ptr, min_tokens_ptr, num_prompt_ptr, stride,
-    ending_ids_ptr, ending_stride, counts_ptr, counts_stride, bias_ptr, bias_stride, mask_ptr, mask_stride,
+    ending_ids_ptr, ending_stride, counts_ptr, counts_stride, bias_ptr, bias_stride, masks_ptr, masks_stride,
     chunk_max_ptr, chunk_argmax_ptr, chunk_sum_ptr, block_max_ptr,
 ):  # fmt: skip
     line = tl.program_id(0).to(tl.int64)
@@ -75,7 +75,7 @@ def _reduce_kernel(
             y = tl.load(line_ptr + some, mask=within, other=-INF)
             y = _adjust(
                 y, some, within, flags, row, presence_ptr, frequency_ptr, repetition_ptr, stride,
-                counts_ptr + row * counts_stride, bias_ptr + row * bias_stride, mask_ptr + row * mask_stride,
+                counts_ptr + row * counts_stride, bias_ptr + row * bias_stride, masks_ptr + line * masks_stride,
             )  # fmt: skip
             tl.store(line_ptr + some, y, mask=within)
         if (output_position < min_tokens) & ((flags & MASKED) == 0):
@@ -115,10 +115,10 @@ def reduce(
 
     Args:
         logits: [S, V] float32, each line contiguous; adjusted in place.
-        rows: [S] int32 stable row of each line, no row twice; -1: padding, nothing is read or written.
+        rows: [S] int32 stable row of each line, maybe of several; -1: padding, nothing is read or written.
         sampled_position: [S] int32 sequence position of the token to produce.
         state: of the rows.
-        workspace: gets the results.
+        workspace: holds the masks of the lines whose row has a grammar; gets the results.
 
     Raises:
         ValueError: an argument does not fit; the text names it.
@@ -131,7 +131,7 @@ def reduce(
         logits, logits.stride(0), logits.shape[1], rows, sampled_position, w.num_chunks,
         s.flags, s.temperature, s.presence, s.frequency, s.repetition, s.min_tokens, s.num_prompt, s.flags.stride(0),
         s.ending_ids, s.ending_ids.stride(0), s.counts, s.counts.stride(0), s.bias, s.bias.stride(0),
-        s.mask, s.mask.stride(0),
+        w.masks, w.masks.stride(0),
         w.chunk_max, w.chunk_argmax, w.chunk_sum, w.block_max,
         num_warps=8, maxnreg=48,
     )  # fmt: skip

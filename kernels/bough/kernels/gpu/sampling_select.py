@@ -203,6 +203,10 @@ def select(
     `uniform(seed, output position)`. A line whose largest logit is not finite gets token 0 and an error code, and its
     row counts nothing.
 
+    A row may have several lines, one for each position of a draft that is checked. Each gets the token that it would
+    get alone, but what is left in `token` and `position` of the row is that of any one of them: the caller sets both
+    before it decodes the row again. Penalties are for rows with one line, since all lines would add to the counts.
+
     The record of line s is `ring[step % ring_slots, s]`: token (bits 0 to 31), `SampleCode` (32 to 39), step modulo
     2^23 (40 to 62). Padding lines write none. The host polls until the lines it launched carry the tag.
 

@@ -33,7 +33,7 @@ class SamplingFlag(IntFlag):
     PENALIZED = 8
     BIASED = 16
     MASKED = 32
-    """Has a grammar; its mask already tells which tokens may end the sequence."""
+    """Has a grammar; the masks of its lines already tell which tokens may end the sequence."""
     LOGPROBS = 64
 
 
@@ -88,10 +88,8 @@ class SamplingState:
     """[R, V] int32: how often each token was produced; the sign bit says that it is in the prompt."""
     bias: Tensor
     """[R, V] float32: what is added to each logit."""
-    mask: Tensor
-    """[R, ceil(V / 32)] int32: bit `v % 32` of word `v // 32` is 1 where token v is allowed."""
     token: Tensor
-    """[R] int32, contiguous: the token sampled last, advanced by `select`."""
+    """[R] int32, contiguous: the token sampled last, advanced by `select`; see there for rows with several lines."""
     position: Tensor
     """[R] int32, contiguous: the sequence position of `token`, that is the next one to compute."""
 
@@ -115,8 +113,6 @@ class SamplingState:
                 raise ValueError(f"{name} has {getattr(self, name).shape[1]} columns; {MAX_STOP_IDS} are accepted")
         if self.bias.shape != self.counts.shape:
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}, counts have {tuple(self.counts.shape)}")
-        if self.mask.shape[1] != triton.cdiv(self.vocab_size, 32):
-            raise ValueError(f"mask has {self.mask.shape[1]} words for a vocabulary of {self.vocab_size}")
 
     @property
     def vocab_size(self) -> int:
@@ -131,7 +127,6 @@ class SamplingState:
             "ending_ids": MAX_STOP_IDS,
             "counts": vocab_size,
             "bias": vocab_size,
-            "mask": triton.cdiv(vocab_size, 32),
         }
         neutral = {"temperature": 1, "top_p": 1, "repetition": 1, "stop_ids": -1, "ending_ids": -1}
         return cls(
@@ -147,7 +142,7 @@ class SamplingState:
         )
 
 
-_WIDE = frozenset({"stop_ids", "ending_ids", "counts", "bias", "mask"})
+_WIDE = frozenset({"stop_ids", "ending_ids", "counts", "bias"})
 _FLOATS = frozenset({"temperature", "top_p", "min_p", "presence", "frequency", "repetition", "bias"})
 _STATE_DTYPES = {
     field.name: torch.int64 if field.name == "seed" else torch.float32 if field.name in _FLOATS else torch.int32
@@ -173,6 +168,8 @@ class SamplingWorkspace:
     """Device memory that the sampling kernels pass on among themselves, made once for L lines of V logits.
 
     Two steps that share it must run one after the other (one stream). `tokens` [L] int32 holds what was sampled last.
+    `masks` [L, ceil(V / 32)] int32 is the caller's to fill before a step, for lines whose row is MASKED: bit `v % 32`
+    of word `v // 32` is 1 where token v is allowed. Masks are of lines, as those of one row have different ones.
 
     Args:
         max_lines: L.
@@ -216,6 +213,7 @@ class SamplingWorkspace:
         self.candidates, self.num_candidates = floats(lines, chunks, CAPACITY), ints(lines, chunks)
         self.kept_sum = floats(lines, chunks)
         self.tokens, self.arrivals = ints(lines), ints(1)
+        self.masks = ints(lines, triton.cdiv(vocab_size, 32))
         top = num_top or 0
         self.raw = floats(lines, vocab_size) if num_top is not None else None
         self.raw_max, self.raw_sum = floats(lines, chunks), floats(lines, chunks)

@@ -61,7 +61,6 @@ def _state(lines: int, variant: Variant) -> SamplingState:
     state.top_p.fill_(variant.top_p)
     state.min_p.fill_(variant.min_p)
     state.presence.fill_(0.5)
-    state.mask.fill_(-1)
     state.seed.copy_(torch.arange(lines, device=_DEVICE))
     return state
 
@@ -73,6 +72,7 @@ class Case:
         lines = logits.shape[0]
         self._logits, self._variant, self._workspace, self._ring = logits, variant, workspace, ring
         self._state = _state(lines, variant)
+        workspace.masks.fill_(-1)
         self._rows = torch.arange(lines, dtype=torch.int32, device=_DEVICE)
         self._position = torch.full((lines,), 9, dtype=torch.int32, device=_DEVICE)
         self._counter = torch.zeros(1, dtype=torch.int32, device=_DEVICE)

@@ -1,12 +1,13 @@
-"""What grammars allow next, filled on the host while the layers run and sent before the sampling of those rows."""
+"""What grammars allow next, filled on the host while the layers run and sent before the sampling of those lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from bough.executor.gpu.rows import DeviceRows
+from bough.executor.gpu.transfer import to_device
 from bough.executor.mask_filler import MaskFiller
 from bough.executor.running import Running
 
@@ -14,23 +15,30 @@ _WORD_BITS = 32
 
 
 class GrammarMasks:
-    """Masks of the rows, in pinned memory where there is a GPU.
+    """Masks of the lines of a step: made in pinned memory where there is a GPU, and copied to the device.
 
     Args:
-        max_rows: Rows that may run at once.
+        masks: [L, ceil(V / 32)] int32 on the device, where the sampling of a step reads them.
         vocab_size: Columns of the logits.
         eos_token_ids: The model's end-of-sequence ids.
     """
 
-    def __init__(self, max_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        num_words = -(-vocab_size // _WORD_BITS)
-        self._bits = torch.empty((max_rows, num_words), dtype=torch.int32, pin_memory=torch.cuda.is_available())
+    def __init__(self, masks: Tensor, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._masks = masks
+        self._bits = torch.empty(masks.shape, dtype=torch.int32, pin_memory=masks.is_cuda)
         self._filler = MaskFiller()
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
 
-    def fill(self, running: Sequence[Running], lines: Sequence[int], rows: DeviceRows) -> dict[int, str]:
+    def fill(self, running: Sequence[Running], lines: Sequence[int]) -> dict[int, str]:
         """Ask the matchers of some lines, whose sequences are recorded up to their last token, and send the masks.
+
+        The results of all steps before are there, or what was queued for them has been waited for: nothing reads the
+        masks that are overwritten.
+
+        Args:
+            running: of each line of the step; one with drafts has several, side by side.
+            lines: those with matchers, ascending.
 
         Returns:
             Lines whose matcher failed, with the reason; everything is allowed there, and the token must be dropped.
@@ -44,8 +52,9 @@ class GrammarMasks:
         for index, entry in enumerate(entries):
             if index not in failed:
                 self._keep_going(entry, index)
-        places = [row for entry in entries if (row := entry.sequence.row) is not None]
-        rows.set_masks(places, self._bits[: len(places)])
+        device = self._masks.device
+        bits = self._bits[: len(asked)].to(device, non_blocking=True)
+        self._masks.index_copy_(0, to_device(asked, torch.int64, device), bits)
         return {asked[index]: reason for index, reason in failed.items()}
 
     def _keep_going(self, entry: Running, index: int) -> None:

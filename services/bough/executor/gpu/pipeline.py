@@ -85,7 +85,7 @@ class GpuPipeline:
     """
 
     depth = RUN_AHEAD
-    takes_drafts = False
+    takes_drafts = True
 
     def __init__(
         self,
@@ -105,22 +105,25 @@ class GpuPipeline:
                 shared=SharedLines(table, runner.attention_shape, runner.layout.dtype, runner.num_sms),
                 device=runner.device,
             )
-            self._ring = ResultRing(table.max_rows, runner.device)
+            self._ring = ResultRing(runner.max_lines, runner.device)
             self._shares = any(window is None for window in runner.model_config.windows)
-            self._steps = GpuSteps(runner, self._rows, self._ring, max_lines=table.max_rows, shares=self._shares)
+            self._steps = GpuSteps(runner, self._rows, self._ring, max_rows=table.max_rows, shares=self._shares)
             self._steps.capture(progress)
-            measured = self._steps.measure(runner.context_seconds())
+            self._measured = measured = self._steps.measure(runner.context_seconds())
+        self.max_lines: int | None = runner.max_lines
         self.mixed_budget: MixedBudget | None = FixedBudget(DEFAULT_MIXED_TOKENS) if measured is None else measured
-        self._masks = GrammarMasks(table.max_rows, runner.vocab_size, eos_token_ids)
+        self._masks = GrammarMasks(self._steps.masks, runner.vocab_size, eos_token_ids)
         self._features = _Features()
+        self._drafted: set[Running] = set()
+        """Had drafts in their last step: the device does not have their last token."""
         self._launched: deque[_Launched] = deque()
-        words = 3 * runner.token_budget + 6 * table.max_rows + 1
+        words = 3 * runner.token_budget + 3 * table.max_rows + 1 + 3 * runner.max_lines
         self._staging = [torch.empty(words, dtype=torch.int32, pin_memory=True) for _ in range(_STAGING_SLOTS)]
         self._slot = 0
 
     def draft_cost(self, num_rows: int) -> float:
         """See `Pipeline`."""
-        return 1.0
+        return 1.0 if self._measured is None else self._measured.token_cost(num_rows)
 
     def launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         """Queue a step on the GPU."""
@@ -145,12 +148,14 @@ class GpuPipeline:
 
     def forget(self, running: Running) -> None:
         """Let go of a row."""
+        self._drafted.discard(running)
         if running.sampler_row is not None:
             self._features.discard(running.sampler_row)
             running.sampler_row = None
 
     def _launch(self, plan: StepPlan, running: list[Running], settle: Callable[[], None]) -> None:
         with self._runner.on_stream():
+            self._note_drafts(running)
             failed = self._begin_rows(running)
             if plan.copies:
                 self._runner.copy_pages([copy.src for copy in plan.copies], [copy.dst for copy in plan.copies])
@@ -168,7 +173,7 @@ class GpuPipeline:
             if masked:
                 self._forward(plan, shared)
                 settle()
-                failed.update(self._masks.fill(running, masked, self._rows))
+                failed.update(self._masks.fill(running, masked))
                 self._steps.sample(num_samples, variant, of_chunks=bool(plan.chunks))
             elif plan.chunks:
                 self._forward(plan, shared)
@@ -198,6 +203,16 @@ class GpuPipeline:
             failed.setdefault(line, _reason(code))
         logprobs = None if launched.logprobs is None else launched.logprobs.read(failed)
         return Drawn(tokens=tokens, logprobs=logprobs, failed=failed)
+
+    def _note_drafts(self, running: list[Running]) -> None:
+        """Have the device go on from the right token where a row had drafts; before anything of the step can fail."""
+        if self._drafted:
+            for entry in self._drafted.intersection(running):
+                sequence = entry.sequence
+                assert sequence.row is not None and not sequence.num_pending
+                self._rows.start_decoding(sequence.row, sequence.tokens[-1], sequence.num_computed)
+                self._drafted.discard(entry)
+        self._drafted.update(entry for entry in running if entry.sequence.drafts)
 
     def _begin_rows(self, running: list[Running]) -> dict[int, str]:
         """Set up the rows that sample for the first time; lines that cannot, with the reason."""

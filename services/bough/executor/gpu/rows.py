@@ -1,4 +1,4 @@
-"""The rows of running sequences on the device: pages, last token, sampling parameters, penalties, grammar masks."""
+"""The rows of running sequences on the device: pages, last token, sampling parameters, penalties."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bough.common.errors import InvalidRequestError
 from bough.common.sampling import SamplingParams
@@ -77,7 +76,6 @@ class DeviceRows:
             seed=arena.view("seed", torch.int64),
             counts=torch.zeros((rows, vocab_size), dtype=torch.int32, device=device),
             bias=torch.zeros((rows, vocab_size), device=device),
-            mask=torch.zeros((rows, -(-vocab_size // 32)), dtype=torch.int32, device=device),
         )
         self._decode_rows = np.zeros(0, np.int64)
         arena.put("line_rows", 0, np.full(rows, -1, np.int32))
@@ -130,7 +128,10 @@ class DeviceRows:
             self._set_bias(row, params)
 
     def start_decoding(self, row: int, token: int, position: int) -> None:
-        """Give a row the token that it computes next, which the host knows because no step here sampled it."""
+        """Give a row the token that it computes next, where the device does not have it.
+
+        No step here has sampled it, or the row had drafts: which of its lines wrote last is not known.
+        """
         self._arena.put("token", row, [token])
         self._arena.put("position", row, [position])
 
@@ -157,11 +158,6 @@ class DeviceRows:
                 self._arena.put("page_table", change.row * max_pages + change.first, change.pages)
             changes.clear()
         self._arena.send()
-
-    def set_masks(self, rows: list[int], bits: Tensor) -> None:
-        """Set what grammars allow next in some rows; `bits` [n, ceil(V / 32)] int32 on the host must stay unchanged."""
-        index = to_device(rows, torch.int64, self._device)
-        self.state.mask.index_copy_(0, index, bits.to(self._device, non_blocking=True))
 
     def _count(self, row: int, tokens: list[int], num_prompt: int, *, repeats: bool) -> None:
         start = 0 if repeats else num_prompt  # without repetition penalty the prompt does not count

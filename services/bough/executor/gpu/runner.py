@@ -47,6 +47,8 @@ _SPARE_BYTES = 1 << 30
 _MAX_HEAD_DIM = 256
 _LEAST_SHARED_LINES = 16
 _READ_BYTES = 1 << 30
+_DRAFT_LINES = 256
+"""Tokens that layers bound by the reading of weights compute in hardly more time than a few."""
 
 
 class GpuRunner(LoadedModel):
@@ -74,6 +76,8 @@ class GpuRunner(LoadedModel):
         self.device = device
         self.max_context = max_context_of(config, model.config)
         self.token_budget = config.token_budget
+        self.max_lines = _max_lines(config)
+        """Lines of logits in a step at most."""
         self._stream = stream
         self._model = model
         self.num_sms = torch.cuda.get_device_properties(device).multi_processor_count
@@ -256,8 +260,8 @@ class GpuRunner(LoadedModel):
         self._cache = PagedCache(self.layout, 1, self.device)
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self.device)
-        # What the rows hold for sampling comes later: counts, bias, logits and their copy, [rows, vocab] of 4 bytes.
-        sampling = 5 * self.config.max_rows * self.vocab_size * 4
+        # What sampling holds comes later: counts and bias of the rows; logits, their copy and a spare of the lines.
+        sampling = (2 * self.config.max_rows + 3 * self.max_lines) * self.vocab_size * 4
         spare = _SPARE_BYTES + total // 50
         fitting = (free - peak - sampling - spare) // self.layout.page_bytes
         needed = -(-self.max_context // self.page_size)
@@ -273,8 +277,8 @@ class GpuRunner(LoadedModel):
         return fitting
 
     def _run_largest(self, num_tokens: int) -> None:
-        """One row with so many tokens, and logits of all rows."""
-        step = StepInput.empty(max_tokens=num_tokens, max_lines=1, device=self.device)
+        """One row with so many tokens, and as many lines of logits as there may be."""
+        step = StepInput.empty(max_tokens=num_tokens, max_lines=1, max_samples=1, device=self.device)
         torch.arange(num_tokens, out=step.positions)
         torch.arange(num_tokens, out=step.slots)
         step.query_start[1] = num_tokens
@@ -283,7 +287,7 @@ class GpuRunner(LoadedModel):
         batch = GpuBatch.of(step, pages, num_decode_lines=0, splits=DecodeSplits(1, 64), chunks=self.chunk_blocks(step))
         hidden = torch.empty(num_tokens, self.model_config.hidden_size, dtype=self.layout.dtype, device=self.device)
         self.hidden(batch, hidden)
-        rows = torch.zeros(self.config.max_rows, dtype=torch.int64, device=self.device)
+        rows = torch.zeros(self.max_lines, dtype=torch.int64, device=self.device)
         self.logits(hidden, rows)
 
 
@@ -312,6 +316,11 @@ def _load_model(
             device=device,
         )
         return build_model(model_config, build)
+
+
+def _max_lines(config: RunnerConfig) -> int:
+    """One for each row; where those are few, more of them for drafts."""
+    return max(config.max_rows, min(_DRAFT_LINES, config.token_budget))
 
 
 def _decode_splits(num_lines: int, shared: bool, num_kv_heads: int, num_sms: int) -> DecodeSplits:

@@ -61,27 +61,28 @@ class GpuSteps:
         runner: The loaded model.
         rows: State of the rows.
         ring: Where results go.
-        max_lines: Rows that may share a step.
+        max_rows: Rows that may share a step.
         shares: Whether any layer makes use of prefixes that decodes share.
     """
 
     def __init__(
-        self, runner: GpuRunner, rows: DeviceRows, ring: ResultRing, *, max_lines: int, shares: bool = True
+        self, runner: GpuRunner, rows: DeviceRows, ring: ResultRing, *, max_rows: int, shares: bool = True
     ) -> None:
         self._runner = runner
         self._rows = rows
         self._ring = ring
-        device = runner.device
-        max_tokens = max(runner.token_budget, max_lines)
-        self._input = StepInput.empty(max_tokens=max_tokens, max_lines=max_lines, device=device)
+        device, max_lines = runner.device, runner.max_lines
+        max_tokens = max(runner.token_budget, max_rows)
+        self._input = StepInput.empty(max_tokens=max_tokens, max_lines=max_rows, max_samples=max_lines, device=device)
         self._hidden = torch.empty(
             (max_tokens, runner.model_config.hidden_size), dtype=runner.layout.dtype, device=device
         )
         self._sampling = SamplingWorkspace(max_lines, runner.vocab_size, device, num_top=MAX_TOP_LOGPROBS)
         self._shares = shares
+        self._max_rows = max_rows
         self._max_lines = max_lines
         self._max_tokens = max_tokens
-        self._decode_sizes = _sizes(_DECODE_SIZES, max_lines)
+        self._decode_sizes = _sizes(_DECODE_SIZES, max_rows)
         self._sample_sizes = _sizes(_SAMPLE_SIZES, max_lines)
         self._mixed_sizes = [size for size in _MIXED_SIZES if size <= max_tokens] or [max_tokens]
         self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
@@ -93,6 +94,11 @@ class GpuSteps:
     def logprob_outputs(self) -> LogprobOutputs:
         """What the last step with log probabilities found, on the device."""
         return self._sampling.outputs
+
+    @property
+    def masks(self) -> Tensor:
+        """[L, ceil(V / 32)] int32 on the device: what grammars allow in each line of the next step that samples."""
+        return self._sampling.masks
 
     def decode(self, num_lines: int, variant: Variant, *, shared: bool = False) -> None:
         """A whole step in which the lines that the rows name compute one token each.
@@ -123,7 +129,7 @@ class GpuSteps:
         begin_mixed(
             staging,
             self._rows.token,
-            self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines),
+            self._input.first(num_tokens=size, num_lines=self._max_rows, num_samples=self._max_lines),
             num_tokens=num_tokens,
             num_lines=num_lines,
             num_decodes=num_decodes,
@@ -214,13 +220,13 @@ class GpuSteps:
         self._layers(step, num_decode_lines=size, has_chunks=False, has_graph=True, shared=shared)
 
     def _mixed_layers(self, size: int, shared: bool, planned: PlannedPrefill | None = None) -> None:
-        step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
-        lines, has_graph = min(size, self._max_lines), size in self._mixed_sizes
+        step = self._input.first(num_tokens=size, num_lines=self._max_rows, num_samples=self._max_lines)
+        lines, has_graph = min(size, self._max_rows), size in self._mixed_sizes
         self._layers(step, num_decode_lines=lines, has_chunks=True, has_graph=has_graph, shared=shared, planned=planned)
 
     def _large_layers(self, size: int, planned: PlannedPrefill | None) -> None:
         """Of chunks alone, in a step that has no graph of its own."""
-        step = self._input.first(num_tokens=size, num_lines=self._max_lines, num_samples=self._max_lines)
+        step = self._input.first(num_tokens=size, num_lines=self._max_rows, num_samples=self._max_lines)
         self._layers(step, num_decode_lines=0, has_chunks=True, has_graph=False, shared=False, planned=planned)
 
     def _layers(
@@ -247,7 +253,7 @@ class GpuSteps:
         self._runner.hidden(batch, self._hidden[: step.tokens.shape[0]], compiled=has_graph)
 
     def _head(self, size: int, variant: Variant, *, of_chunks: bool) -> None:
-        step = self._input.first(num_tokens=self._max_tokens, num_lines=size, num_samples=size)
+        step = self._input.first(num_tokens=self._max_tokens, num_lines=self._max_rows, num_samples=size)
         if of_chunks:
             logits = self._runner.logits(self._hidden, step.logit_rows)
         else:

@@ -38,6 +38,8 @@ class Pipeline(Protocol):
     """Steps that may be under way at once, the one whose results are waited for included; at least 1."""
     takes_drafts: bool
     """Whether a sequence may have lines for drafts, one after the other."""
+    max_lines: int | None
+    """Lines of logits that a step may have, at least one for each row; None for as many as tokens."""
 
     def draft_cost(self, num_rows: int) -> float:
         """What a draft costs in a step of so many rows, as a part of what a row and its share of the step cost."""

@@ -30,6 +30,7 @@ class HostPipeline:
 
     depth = 1
     takes_drafts = True
+    max_lines: int | None = None
     mixed_budget: MixedBudget | None = None
 
     def __init__(self, runner: ModelRunner, table: RowTable, *, eos_token_ids: Sequence[int]) -> None:
