@@ -130,6 +130,18 @@ def test_prompts_are_kept_up_to_a_bound_and_the_oldest_go_first() -> None:
     assert sequences[1].prompt() is not second
 
 
+def test_the_prompt_that_branches_begin_with_is_kept_while_they_come() -> None:
+    store = TokenStore(max_prompt_tokens=40)
+    root = extended(store, tuple(range(10)))
+    first, others = root.prompt(), [extended(store, (number,)) for number in range(10)]
+    for number, other in enumerate(others):
+        branch = root.branch()
+        branch.extend([number, number])
+        branch.prompt()
+        other.prompt()
+    assert root.prompt() is first
+
+
 def test_a_path_of_many_short_branches_is_no_problem() -> None:
     store = TokenStore()
     sequence, kept, expected = store.new(), [], list[int]()

@@ -5,7 +5,7 @@ It may lag behind by a step, so it only ever guides order and estimates; the exe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash, token_bytes
 
@@ -44,6 +44,14 @@ class PromptHashes:
         if page >= len(self._hashes):
             self._reach(page)
         return self._hashes[page]
+
+    def since(self, page: int) -> Iterator[int]:
+        """The hashes from a page on."""
+        own = self._hashes
+        while page < self.num_pages:
+            self._reach(page)
+            yield from own[page : self.num_pages]
+            page = len(own)
 
     def _reach(self, page: int) -> None:
         own = self._hashes
@@ -94,7 +102,9 @@ class PrefixMirror:
         pages, matched = self._pages, hint
         while matched and hashes[matched - 1] not in pages:
             matched -= 1
-        while matched < hashes.num_pages and hashes[matched] in pages:
+        for page in hashes.since(matched):
+            if page not in pages:
+                break
             matched += 1
         return matched
 

@@ -100,8 +100,10 @@ class TokenStore:
             return self._keep(segment, length, suffix, SharedPrompt(before.tokens + suffix, before))
         prefix = segment.longest_prompt(length)
         if prefix is None and segment.parent is not None:
-            # Of a state with many branches: all of them begin with it.
+            # Of a state with many branches: all of them begin with it, so it is kept as long as they come.
             prefix = self._gather(segment.parent, segment.start)
+            if (shared := (segment.parent, segment.start, ())) in self._recent:
+                self._recent.move_to_end(shared)
         return self._gather(segment, length, prefix)
 
     def _gather(self, segment: _Segment, length: int, prefix: SharedPrompt | None = None) -> SharedPrompt:
