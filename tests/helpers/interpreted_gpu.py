@@ -69,15 +69,18 @@ class InterpretedGpu:
         self.capturing: list[Call] | None = None
         self._queue: deque[Call] = deque()
         self._works = False
+        self._error: Exception | None = None
         self._of_host: dict[int, Tensor] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued."""
+        self._check()
         return not self._queue
 
     def queue(self, call: Call) -> None:
         """Have something done after all that was queued before, or by the graph that is being captured."""
+        self._check()
         if self.capturing is not None:
             self.capturing.append(call)
             return
@@ -85,27 +88,19 @@ class InterpretedGpu:
         if not self.lags:
             self.finish()
 
-    def work(self) -> None:
-        """Do what was queued first. An error shows now, wherever the host is."""
-        call = self._queue.popleft()
-        self._works = True
-        try:
-            with torch.inference_mode(), np.errstate(all="ignore"):  # a GPU does not warn
-                call()
-        finally:
-            self._works = False
-        self.num_done += 1
-
     def finish(self) -> None:
-        """Do all that is queued; forbidden while a graph is captured."""
-        self._wait()
+        """Do all that is queued."""
+        self._check()
+        # No RuntimeError, for which the executor would do without the graph.
+        assert self.capturing is None, "the host waits for a stream that is being captured"
         while self._queue:
-            self.work()
+            self._work()
 
     def sleep(self, seconds: float) -> None:
         """Stands for `time.sleep` of a host that waits for results."""
+        self._check()
         assert self._queue, "the host waits for what was never queued"
-        self.work()
+        self._work()
 
     def owned_by_host(self, tensor: Tensor) -> Tensor:
         """Note that its memory is the host's."""
@@ -145,9 +140,23 @@ class InterpretedGpu:
             self.queue(partial(_repeat, outputs, func, args, kwargs))
         return result
 
-    def _wait(self) -> None:
-        if self.capturing is not None:
-            raise RuntimeError("the host cannot wait for a stream that is being captured")
+    def _work(self) -> None:
+        """Do what was queued first. An error shows now, wherever the host is, and from now on everywhere."""
+        call = self._queue.popleft()
+        self._works = True
+        try:
+            with torch.inference_mode(), np.errstate(all="ignore"):  # a GPU does not warn
+                call()
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._works = False
+        self.num_done += 1
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise RuntimeError("the GPU has stopped") from self._error
 
 
 class Stream:

@@ -39,6 +39,8 @@ class PagedTorchAttention:
         group = spec.num_heads // spec.num_kv_heads
         scores = queries.unsqueeze(2) @ seen_keys.repeat_interleave(group, 1).transpose(-1, -2) * spec.scale
         weights = torch.where(seen[:, None, None], scores, -1e30).softmax(-1)
+        # a page that is not full may hold what is not a number behind its end, and 0 times that is none either
+        seen_values = torch.where(seen[:, None, :, None], seen_values, 0.0)
         out = (weights @ seen_values.repeat_interleave(group, 1)).reshape(qkv.shape[0], -1)
         return torch.where((lengths > 0).unsqueeze(1), out, 0.0)
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from tests.conftest import HAS_GPU
 
-collect_ignore = ["test_drafts.py", "test_pipeline.py"] if HAS_GPU else []
+collect_ignore = ["test_pipeline.py", "test_whole_pipeline.py"] if HAS_GPU else []
