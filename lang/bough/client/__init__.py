@@ -1,0 +1,60 @@
+"""The Python client of the REST API: chats, completions, tokens, models, health; blocking and async."""
+
+from bough.client.client import AsyncClient, Client
+from bough.client.errors import (
+    AnswerError,
+    ConnectionFailedError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    StreamBrokenError,
+    TimedOutError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from bough.client.retries import RetryPolicy
+from bough.client.types import (
+    Chat,
+    ChatChoice,
+    ChatDelta,
+    Completion,
+    CompletionChoice,
+    CompletionDelta,
+    Message,
+    Model,
+    TokenLogprob,
+    Tokens,
+    ToolCall,
+    Usage,
+)
+
+__all__ = [
+    "AnswerError",
+    "AsyncClient",
+    "Chat",
+    "ChatChoice",
+    "ChatDelta",
+    "Client",
+    "Completion",
+    "CompletionChoice",
+    "CompletionDelta",
+    "ConnectionFailedError",
+    "InternalError",
+    "InvalidRequestError",
+    "Message",
+    "Model",
+    "NotFoundError",
+    "OverloadedError",
+    "RetryPolicy",
+    "StreamBrokenError",
+    "TimedOutError",
+    "TokenLogprob",
+    "Tokens",
+    "TooLargeError",
+    "ToolCall",
+    "UnauthorizedError",
+    "UnavailableError",
+    "Usage",
+]
