@@ -64,7 +64,12 @@ def test_every_command_and_flag_named_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_environment_variable_named_is_a_setting(page: Path) -> None:
-    known = {variable_of(name) for name in Settings.model_fields} | {"BOUGH_CONFIG", "BOUGH_NAME", "BOUGH_X"}
+    known = {variable_of(name) for name in Settings.model_fields} | {
+        "BOUGH_CONFIG",
+        "BOUGH_NAME",
+        "BOUGH_URL",
+        "BOUGH_X",
+    }
     assert set(re.findall(r"\bBOUGH_[A-Z_]+\b", page.read_text())) <= known
 
 

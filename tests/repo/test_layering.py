@@ -17,7 +17,7 @@ WIRE_FILES = {"server.py", "codec.py", "service.py"}
 CONNECTION_FILES = {"peers.py", "links.py", "detokenizers.py", "surroundings.py", "grammar_client.py"}
 """Files that hold the client side of a connection; all others work with domain types."""
 
-TORCH_FREE = ("common", "cli", "gateway", "tokenizer", "detokenizer", "scheduler")
+TORCH_FREE = ("common", "cli", "gateway", "tokenizer", "detokenizer", "scheduler", "client", "lang")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -40,14 +40,33 @@ def imports_of(package: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_imports_no_other_service_and_no_command(service: str) -> None:
-    forbidden = {*SERVICES, "cli", "lang"} - {service}
+    forbidden = {*SERVICES, "cli", "lang", "client"} - {service}
     assert [entry for entry in imports_of(service) if entry[1] in forbidden] == []
 
 
 @pytest.mark.parametrize("package", ["common", "kernels"])
 def test_what_services_share_imports_none_of_them(package: str) -> None:
-    forbidden = {*SERVICES, "cli", "lang", "demo"}
+    forbidden = {*SERVICES, "cli", "lang", "client", "demo"}
     assert [entry for entry in imports_of(package) if entry[1] in forbidden] == []
+
+
+def test_language_and_client_import_no_service_and_the_client_nothing_of_the_language() -> None:
+    forbidden = {*SERVICES, "cli", "kernels", "demo", "load"}
+    assert [entry for entry in imports_of("lang") if entry[1] in forbidden] == []
+    assert [entry for entry in imports_of("client") if entry[1] in forbidden | {"lang"}] == []
+
+
+def test_protobuf_stays_out_of_the_language() -> None:
+    # The one backend that speaks gRPC holds its connection itself.
+    inside = [
+        (path.name, name)
+        for package in ("lang", "client")
+        for path in sorted(packages()[package].rglob("*.py"))
+        if path.relative_to(packages()[package]).as_posix() != "backends/bough.py"
+        for name in imported(path)
+        if "_pb2" in name
+    ]
+    assert inside == []
 
 
 def test_the_command_imports_services_by_name_only() -> None:

@@ -26,6 +26,8 @@ EXPECTED = (
     "common/bough/common",
     "common/bough/cli",
     "kernels/bough/kernels",
+    "lang/bough/lang",
+    "lang/bough/client",
     "demo/bough/demo",
     "load_tests",
     "deploy/Dockerfile",

@@ -26,6 +26,9 @@ ENV_PREFIX = "BOUGH_"
 CONFIG_VARIABLE = "BOUGH_CONFIG"
 """Environment variable that names the file of settings; not a setting itself."""
 
+URL_VARIABLE = "BOUGH_URL"
+"""Environment variable with the address that programs of model calls are run at; not a setting of a server."""
+
 DESCRIPTOR = "fd:"
 """Begins a `listen` that is a listening socket inherited from the launcher, as `fd:7`."""
 
@@ -291,7 +294,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     by_variable = {variable_of(name): name for name in Settings.model_fields}
     found: dict[str, str] = {}
     for variable, text in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(ENV_PREFIX) or variable in (CONFIG_VARIABLE, URL_VARIABLE):
             continue
         if variable not in by_variable:
             raise ConfigError(f"the environment variable {variable} is no setting{nearest(variable, by_variable)}")

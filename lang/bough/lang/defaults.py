@@ -1,0 +1,34 @@
+"""Which backend a program runs on where it is not told."""
+
+from __future__ import annotations
+
+import os
+
+from bough.common.config import URL_VARIABLE
+from bough.lang.backends.base import Backend
+from bough.lang.backends.openai import OpenAI
+
+_LOCAL = "http://127.0.0.1:8000"
+
+
+class _Process:
+    """What is set for the whole process: there is no narrower place that all threads and tasks of a user share."""
+
+    backend: Backend | None = None
+
+
+def set_default_backend(backend: Backend | str | None) -> None:
+    """Run programs on this backend, or on the server at this address, where they are told no other; None: as before."""
+    _Process.backend = backend_at(backend) if isinstance(backend, str) else backend
+
+
+def find_backend(backend: Backend | str | None) -> Backend:
+    """This one; else the default one; else the server that BOUGH_URL names; else the one on this machine."""
+    if backend is None:
+        backend = _Process.backend or os.environ.get(URL_VARIABLE) or _LOCAL
+    return backend_at(backend) if isinstance(backend, str) else backend
+
+
+def backend_at(url: str) -> Backend:
+    """The backend for a server of ours at an address."""
+    return OpenAI(url, api_key=os.environ.get("BOUGH_API_KEY") or None)
