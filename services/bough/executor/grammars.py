@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 """Gives the format and the serialized form of a grammar; BoughError when it cannot be had."""
 
 
+FREE_TOKEN_S = 0.001
+"""Processor time that following a token may take; ordinary grammars take a hundredth of it."""
+MOST_EXCESS_S = 0.25
+"""Time beyond that, over all tokens of a sequence, after which it ends: all other rows wait meanwhile."""
 MOST_SKIPPED = 3
 """Tokens after which it is asked again whether text must follow, where it did not the last times."""
 
@@ -47,14 +52,19 @@ class GrammarMatcher:
         self._forced = b""
         self._since: list[int] = []
         self._num_misses = self._num_skipped = 0
+        self._excess_s = 0.0
 
     def fill(self, bitmask: Tensor, line: int) -> None:
-        """Write what is allowed next into `bitmask[line]`, int32 words."""
+        """Write what is allowed next into `bitmask[line]`, int32 words. ValueError where that has become too slow."""
+        if self._is_slow:
+            raise ValueError("the grammar is too ambiguous: the text so far can be derived from it in too many ways")
         self._matcher.fill_next_token_bitmask(bitmask, line)
 
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
+        start_s = time.thread_time()
         accepted = bool(self._matcher.accept_token(token))
+        self._excess_s = max(0.0, self._excess_s + time.thread_time() - start_s - FREE_TOKEN_S)
         if accepted and self._forced:
             self._since.append(token)
         return accepted
@@ -96,9 +106,13 @@ class GrammarMatcher:
             del self._since[-num_tokens:]
 
     @property
-    def batched(self) -> xgrammar.GrammarMatcher:
-        """Xgrammar's own."""
-        return self._matcher
+    def batched(self) -> xgrammar.GrammarMatcher | None:
+        """Xgrammar's own; None where `fill` has an error to tell."""
+        return None if self._is_slow else self._matcher
+
+    @property
+    def _is_slow(self) -> bool:
+        return self._excess_s > MOST_EXCESS_S
 
     @property
     def is_done(self) -> bool:
@@ -143,7 +157,7 @@ class GrammarStore:
         self._size_bytes = 0
 
     async def matcher_of(self, params: SamplingParams) -> Matcher:
-        """What follows a request that `needs_matcher`.
+        """What follows a request with a grammar, or with a bound on its thoughts.
 
         Raises:
             BoughError: As `matcher`.
