@@ -239,6 +239,8 @@ def test_misuse_is_refused() -> None:
         engine.composer.advance(plan)
     with pytest.raises(ValueError, match="token_budget must be greater than max_rows"):
         ComposerLimits(max_rows=8, token_budget=8, max_context=10)
+    with pytest.raises(ValueError, match=r"max_lines must not be less than max_rows \(8\), got 7"):
+        ComposerLimits(max_rows=8, token_budget=9, max_context=10, max_lines=7)
 
 
 def test_a_page_that_is_copied_from_is_not_given_to_another_row_in_the_same_step() -> None:

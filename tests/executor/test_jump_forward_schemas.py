@@ -1,4 +1,7 @@
-"""Over random schemas and prompts the demo model writes the same with drafts as without, token by token."""
+"""Over random schemas and prompts the demo model writes the same with drafts as without, token by token.
+
+So it does where steps are launched before the results of earlier ones are there.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,21 @@ import xgrammar
 from bough.common.sampling import Grammar, GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
+from bough.executor.engine import Engine
 from bough.executor.forced_text import ForcedText
 from bough.executor.grammars import GrammarMatcher
+from bough.executor.orders import Admission
 from bough.executor.runner import ModelRunner
 from bough.grammar.compiler import Compiler
 from tests.grammar.random_schemas import SchemaMaker
-from tests.helpers.engines import EngineDriver, admission, load_runner, make_engine, random_tokens
+from tests.helpers.engines import (
+    EngineDriver,
+    admission,
+    load_runner,
+    make_delayed_engine,
+    make_engine,
+    random_tokens,
+)
 
 NUM_PAIRS = int(os.environ.get("BOUGH_RANDOM_SCHEMAS", "40")) // 2
 """Of a schema and a prompt; `make grammar-long` has 500."""
@@ -34,11 +46,10 @@ def runner() -> ModelRunner:
 
 
 class Pairs:
-    """Compiled schemas, and the engine with each of them."""
+    """Compiled schemas, and engines with each of them."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self) -> None:
         vocabulary = read_vocabulary(model_dir())
-        self._runner = runner
         self.num_at_once = 0
         """Tokens that came with one before them."""
         self._info = xgrammar_tokenizer_info(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=EOS)
@@ -52,16 +63,22 @@ class Pairs:
             found[seed] = xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
         return found
 
-    def run(self, compiled: dict[int, xgrammar.CompiledGrammar], *, drafts: bool, temperature: float) -> EngineDriver:
-        driver = EngineDriver(make_engine(self._runner, eos=EOS))
+    def request(self, seed: int, grammar: xgrammar.CompiledGrammar, *, drafts: bool, **fields: Any) -> Admission:
+        """To write under a schema, with a prompt from its seed."""
+        matcher = GrammarMatcher(grammar, self._guesses if drafts else None)
+        prompt = random_tokens(5 + seed % 30, seed, VOCAB_SIZE - 100)
+        wanted = Grammar(key=b"k" * 32, kind=GrammarKind.JSON_SCHEMA, text="")
+        given = {"seed": seed, "max_tokens": MAX_TOKENS, **fields}
+        return admission(seed, prompt, matcher=matcher, grammar=wanted, **given)
+
+    def run(
+        self, engine: Engine, compiled: dict[int, xgrammar.CompiledGrammar], *, drafts: bool, temperature: float
+    ) -> EngineDriver:
+        driver = EngineDriver(engine)
         for seed, grammar in compiled.items():
-            fields: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_tokens": MAX_TOKENS}
-            matcher = GrammarMatcher(grammar, self._guesses if drafts else None)
-            prompt = random_tokens(5 + seed % 30, seed, VOCAB_SIZE - 100)
-            wanted = Grammar(key=b"k" * 32, kind=GrammarKind.JSON_SCHEMA, text="")
-            driver.admit(admission(seed, prompt, matcher=matcher, grammar=wanted, **fields))
-        while (report := driver.step()) is not None:
-            self.num_at_once += sum(count - 1 for count in report.tokens.counts)
+            driver.admit(self.request(seed, grammar, drafts=drafts, temperature=temperature))
+        while (report := driver.step()) is not None or engine.is_under_way:
+            self.num_at_once += 0 if report is None else sum(count - 1 for count in report.tokens.counts)
         return driver
 
 
@@ -70,15 +87,18 @@ class Pairs:
 def test_outputs_are_the_same_token_by_token(
     runner: ModelRunner, temperature: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs = Pairs(runner)
-    num_tokens = 0
+    pairs = Pairs()
+    num_tokens = num_at_once = 0
     for first in range(1, NUM_PAIRS + 1, BATCH):
         compiled = pairs.compiled(range(first, min(first + BATCH, NUM_PAIRS + 1)))
-        without = pairs.run(compiled, drafts=False, temperature=temperature)
-        with_drafts = pairs.run(compiled, drafts=True, temperature=temperature)
-        assert with_drafts.tokens == without.tokens
-        assert with_drafts.finish == without.finish
-        num_tokens += sum(map(len, without.tokens.values()))
+        without = pairs.run(make_engine(runner, eos=EOS), compiled, drafts=False, temperature=temperature)
+        for engine in (make_engine(runner, eos=EOS), make_delayed_engine(runner, eos=EOS)[0]):
+            pairs.num_at_once = 0
+            with_drafts = pairs.run(engine, compiled, drafts=True, temperature=temperature)
+            assert with_drafts.tokens == without.tokens
+            assert with_drafts.finish == without.finish
+            num_at_once += pairs.num_at_once
+        num_tokens += 2 * sum(map(len, without.tokens.values()))
     with capsys.disabled():
-        sys.stdout.write(f"\n{NUM_PAIRS} pairs, {num_tokens} tokens, {pairs.num_at_once} of them as drafts\n")
-    assert pairs.num_at_once > num_tokens // 50
+        sys.stdout.write(f"\n{NUM_PAIRS} pairs, {num_tokens} tokens, {num_at_once} of them as drafts\n")
+    assert num_at_once > num_tokens // 50

@@ -48,5 +48,31 @@ def test_more_decodes_than_were_measured_are_taken_for_the_most() -> None:
     assert TIMES.tokens(300, 0, 1.0) == 512 - 300
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "cost"),
+    [
+        # 64 more tokens: 0.5 ms of layers; of head and sampling 192 lines take 1 ms. A row's share is 4 ms / 64.
+        (64, (0.5 / 64 + 1 / 192) / (4 / 64)),
+        # between 64 and 128 tokens as for 64 rows, as steps are padded, but fewer rows share it
+        (40, (0.5 / 64 + 1 / 192) / (4 / 40)),
+        # within one size nothing more is computed
+        (20, 0.0),
+        # but a line of logits where there was one
+        (1, 0.5 / 63 / 3),
+        # 256 more tokens take 6 ms; of more lines nothing was measured
+        (256, 6 / 256 / (10 / 256)),
+    ],
+)
+def test_a_token_more_costs_what_a_step_of_twice_the_size_takes_longer(num_rows: int, cost: float) -> None:
+    assert TIMES.token_cost(num_rows) == pytest.approx(cost)
+
+
+def test_a_token_costs_no_more_than_a_row_and_nothing_where_larger_steps_seem_faster() -> None:
+    steep = TimedBudget(decode={8: 1e-3}, layers={16: 1e-3, 32: 90e-3}, sample={8: 0.1e-3}, context_s=0.0)
+    assert steep.token_cost(16) == 1.0
+    falling = TimedBudget(decode={8: 1e-3}, layers={16: 2e-3, 32: 1e-3}, sample={8: 0.1e-3}, context_s=0.0)
+    assert falling.token_cost(16) == 0.0
+
+
 def test_a_number_that_was_given_holds_for_each_share() -> None:
     assert FixedBudget(100).tokens(64, 10_000, 2.5) == 250

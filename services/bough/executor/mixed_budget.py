@@ -20,6 +20,8 @@ SHARE = 0.5
 LEAST_TOKENS = 128
 """A share that is measured has as many at least, so that half of it lets a prompt move on; see `LEAST_CHUNK`."""
 
+_FEW = 32
+"""Drafts that one row alone may have."""
 
 NO_END = 1 << 30
 """Tokens of a step that are not bounded here."""
@@ -92,7 +94,7 @@ class TimedBudget:
     def token_cost(self, num_rows: int) -> float:
         """What a token more and its line of logits cost in a step of so many rows, as a part of a row's share of it.
 
-        On average of as many more as there are rows, since steps are padded.
+        On average of as many more as there are rows, or as one row may have, since steps are padded.
         """
         more = _slope(self.layers, num_rows) + _slope(self.sample, num_rows)
         return min(more * num_rows / _at(self.decode, num_rows), 1.0)
@@ -109,6 +111,6 @@ def _at(times: Mapping[int, float], needed: int) -> float:
 
 
 def _slope(times: Mapping[int, float], number: int) -> float:
-    """Seconds that one more takes, from some number to twice that; nothing is known beyond the largest."""
-    first, last = _size(times, number), _size(times, 2 * number)
+    """Seconds that one more takes, of so many more as there are or `_FEW`; nothing is known beyond the largest."""
+    first, last = _size(times, number), _size(times, number + max(number, _FEW))
     return max(times[last] - times[first], 0.0) / (last - first) if last > first else 0.0
