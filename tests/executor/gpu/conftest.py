@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from tests.conftest import HAS_GPU
 
-collect_ignore = ["test_pipeline.py", "test_whole_pipeline.py"] if HAS_GPU else []
+INTERPRETED = ["test_drafts.py", "test_forced_output.py", "test_pipeline.py", "test_whole_pipeline.py"]
+collect_ignore = INTERPRETED if HAS_GPU else []
