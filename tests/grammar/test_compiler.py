@@ -12,6 +12,7 @@ import xgrammar
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from bough.common.grammar_form import mask_compiler, read_grammar
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import parse_vocabulary, read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
@@ -30,7 +31,7 @@ def _matcher(tokenizer: Tokenizer, eos: int, kind: GrammarKind, text: str) -> xg
     vocabulary = parse_vocabulary(json.loads(tokenizer.to_str()))
     data = Compiler(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=[eos]).compile(kind, text)
     info = xgrammar_tokenizer_info(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=[eos])
-    return xgrammar.GrammarMatcher(xgrammar.CompiledGrammar.deserialize_json(data.decode(), info))
+    return xgrammar.GrammarMatcher(mask_compiler(info).compile_grammar(read_grammar(data)))
 
 
 def _allowed(matcher: xgrammar.GrammarMatcher) -> set[int]:
@@ -123,7 +124,8 @@ def test_the_view_of_the_vocabulary_is_xgrammars_own(shape: str, tmp_path: Path)
         (GrammarKind.EBNF, 'root ::= root "a"', "no token of the vocabulary can begin an output"),
         (GrammarKind.CHOICE, '["a", ""]', "1: must not be empty"),
         (GrammarKind.STRUCTURAL_TAG, '{"type": "structural_tag", "format": {"type": "foo"}}', "foo"),
-        (GrammarKind.REGEX, "(a", "Regex parsing error at position 3: The parenthesis is not closed."),
+        (GrammarKind.REGEX, "(a", "at character 2: a group is not closed"),
+        (GrammarKind.EBNF, "root ::= s\ns ::= [a-z ] | s s | s s s", "too ambiguous: a token takes .* ms to follow"),
     ],
 )
 def test_an_error_says_what_is_wrong_and_not_where_in_the_library(kind: GrammarKind, text: str, says: str) -> None:

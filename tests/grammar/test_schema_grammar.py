@@ -50,6 +50,8 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
     ({"type": "string", "pattern": "b+"}, ['"abc"', '"\\n\\"b"'], ['"a"']),
     ({"type": "string", "pattern": "^[^a-z]{2}$|^x$"}, ['"AA"', '"x"', '"\\\\\\""'], ['"ab"', '"X"', '"A"']),
     ({"type": "string", "pattern": r"^\w\d\s(?:a|b)*?\.\x41\u00e9$"}, ['"_1 ab.Aé"'], ['"_1ab.Aé"']),
+    ({"type": "string", "pattern": r"^[^\s,]+$"}, ['"é中"'], ['"a b"', '"a,"', '"a\u3000"']),
+    ({"type": "string", "pattern": r"^[\s\S]$"}, ['"é"', '"\\n"'], ['""']),
     ({"type": "string", "format": "date"}, ['"2024-02-28"', '"1999-12-31"'], ['"2023-02-29"', '"2023-13-01"']),
     ({"type": "string", "format": "date-time"}, ['"2024-02-28T23:59:59.5Z"'], ['"2024-02-28 23:59:59Z"']),
     (
@@ -147,6 +149,24 @@ def test_what_holds_is_allowed_and_what_does_not_is_not(schema: Any, good: list[
 
 
 @pytest.mark.parametrize(
+    ("least", "most"), [(-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1), (0, 2**64 - 1), (1, 10**9), (-(10**17), 7)]
+)
+def test_bounds_of_machine_integers_are_kept_with_few_rules(least: int, most: int) -> None:
+    for bounds in ({"minimum": least, "maximum": most}, {"minimum": least}, {"maximum": most}):
+        grammar = schema_grammar(json.dumps({"type": "integer", **bounds}))
+        assert grammar.count("::=") < 100
+        language = Language(grammar)
+        for value in {bound + step for bound in (least, most, 0) for step in (-1000, -1, 0, 1, 1000)}:
+            holds = bounds.get("minimum", value) <= value <= bounds.get("maximum", value)
+            assert (str(value) in language) == holds, (bounds, value)
+
+
+def test_a_whole_number_that_no_double_holds_is_an_integer() -> None:
+    language = Language(schema_grammar(json.dumps({"enum": [10**400, "a"], "type": "integer"})))
+    assert str(10**400) in language and '"a"' not in language
+
+
+@pytest.mark.parametrize(
     ("least", "most"), [(0, 3), (2, 3), (0, 128), (5, None), (130, None), (0, 129), (3, 200), (140, 300), (192, 192)]
 )
 def test_lengths_are_those_in_characters(least: int, most: int | None) -> None:
@@ -172,7 +192,9 @@ def test_lengths_are_those_in_characters(least: int, most: int | None) -> None:
         ({"type": "string", "format": "date", "maxLength": 2}, "format is not supported beside maxLength"),
         ({"type": "string", "pattern": "(?=a)"}, r"pattern: at character 2: groups other than"),
         ({"type": "string", "pattern": r"\bA"}, r"pattern: at character 2: \\b is not supported"),
-        ({"type": "string", "pattern": "^(a|b)*a(a|b){12}$"}, "pattern: takes more than 512 states"),
+        ({"type": "string", "pattern": "^(a|b)*a(a|b){12}$"}, "pattern: takes more than 4096 states"),
+        ({"type": "string", "pattern": "^(a|b)*a(a|b){9}$"}, "pattern: takes more than 512 states"),
+        ({"type": "string", "pattern": "^(.{0,30}){0,30}x$"}, "pattern: has too many ways through its counts"),
         ({"type": "string", "pattern": "^(.{9000}){9000}$"}, "pattern: takes more than 50000 states"),
         ({"type": "string", "pattern": "a{99999}"}, "pattern: .* a count is above 10000"),
         ({"enum": ["a"], "minLength": 1}, "minLength is not supported beside enum"),

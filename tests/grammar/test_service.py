@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import grpc.aio
@@ -16,6 +17,7 @@ import xgrammar
 
 from bough.common.config import Settings
 from bough.common.errors import InvalidRequestError, ModelError
+from bough.common.grammar_form import mask_compiler, read_grammar
 from bough.common.rpc.channel import open_channel
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
@@ -55,13 +57,16 @@ async def test_what_was_compiled_is_fetched_in_chunks(stub: grammar_pb2_grpc.Gra
         (await stub.Describe(pb.GrammarDescribeRequest())).format,
     )
     info = xgrammar_tokenizer_info(read_vocabulary(model_dir()), vocab_size=4096, stop_token_ids=EOS)
-    matcher = xgrammar.GrammarMatcher(xgrammar.CompiledGrammar.deserialize_json(data.decode(), info))
+    matcher = xgrammar.GrammarMatcher(mask_compiler(info).compile_grammar(read_grammar(data)))
     assert matcher.accept_string('{"p0": "x"') and not matcher.is_completed()
 
 
 async def test_wrong_sources_and_keys_are_invalid_arguments(stub: grammar_pb2_grpc.GrammarServiceAsyncStub) -> None:
     cases: list[tuple[pb.CompileRequest, str]] = [
-        (pb.CompileRequest(kind=common_pb2.GRAMMAR_KIND_REGEX, text="(a"), "regex: Regex parsing error"),
+        (
+            pb.CompileRequest(kind=common_pb2.GRAMMAR_KIND_REGEX, text="(a"),
+            "regex: at character 2: a group is not closed",
+        ),
         (pb.CompileRequest(text="a"), "kind: 0 is not accepted; accepted are JSON_SCHEMA"),
     ]
     for request, says in cases:
@@ -79,6 +84,16 @@ async def test_a_source_beyond_the_limit_is_refused_and_the_next_one_compiles() 
     await process.start()
     with pytest.raises(InvalidRequestError, match="simplify it"):
         await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+    await process.stop()
+
+
+async def test_a_compiler_outlives_what_it_fails_over() -> None:
+    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
+    await process.start()
+    with pytest.raises(InvalidRequestError, match="the compiler failed over it"):
+        await process.compile(cast("GrammarKind", 99), "a")
+    assert process.restarting is None
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
     await process.stop()
 

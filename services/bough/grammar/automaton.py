@@ -1,13 +1,13 @@
 """Deterministic automata of expressions without references, as rules that call others only at their end.
 
-xgrammar has automata of its own for regular expressions, which are not exact: it takes `(0|[1-9][0-9]*)(e[0-9]+)?` to
-match 01. Rules of this form it follows as they stand, knows the masks of beforehand, and never has two ways at once, so
+xgrammar follows rules of this form as they stand and knows the masks of beforehand. There are never two ways at once, so
 that no expression is slow to match.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bough.grammar.ebnf import (
@@ -24,14 +24,23 @@ from bough.grammar.ebnf import (
     normalize,
     seq,
 )
+from bough.grammar.smallest import merge_states
 
 MAX_NFA_STATES = 50_000
+MAX_VISITS = 1_000_000
+"""States of the one met while the other is made: a second of work."""
+MAX_UNMERGED_STATES = 4096
+"""Of the deterministic automaton of one expression, before states that accept the same are merged."""
 MAX_STATES = 512
-"""Of the deterministic automaton of one expression."""
+"""Of the smallest one."""
 
 
 class AutomatonError(ValueError):
-    """The expression takes too many states."""
+    """The expression takes too many states, or too long to find them."""
+
+
+class TooManyStatesError(AutomatonError):
+    """Only the deterministic automaton is too large."""
 
 
 @dataclass(slots=True)
@@ -40,6 +49,8 @@ class _Nfa:
 
     empty: list[list[int]] = field(default_factory=list)
     steps: list[list[tuple[Ranges, int]]] = field(default_factory=list)
+    num_visits: int = 0
+    """States and ways between them that were looked at."""
 
     def state(self) -> int:
         if len(self.empty) >= MAX_NFA_STATES:
@@ -95,19 +106,32 @@ class _Nfa:
         self.empty[start].append(end)
         return end
 
+    def cuts(self) -> list[int]:
+        """Where a range of some step begins, or has just ended: within two of them all characters lead alike."""
+        ranges = [found for steps in self.steps for found, _ in steps]
+        return sorted({cut for found in ranges for low, high in found for cut in (low, high + 1)})
+
+    def visit(self, count: int) -> None:
+        """Count what was looked at. AutomatonError where that was too much."""
+        self.num_visits += count
+        if self.num_visits > MAX_VISITS:
+            raise AutomatonError("has too many ways through its counts; simplify it")
+
     def closure(self, states: set[int]) -> frozenset[int]:
         stack, found = list(states), set(states)
         while stack:
-            fresh = [target for target in self.empty[stack.pop()] if target not in found]
+            targets = self.empty[stack.pop()]
+            fresh = [target for target in targets if target not in found]
             found.update(fresh)
             stack += fresh
+            self.visit(1 + len(targets))
         # Only those with steps, and the last, tell one set from another.
         last = len(self.empty) - 1
         return frozenset(state for state in found if self.steps[state] or state == last)
 
 
 def right_linear_rules(name: str, expr: Expr) -> dict[str, Expr]:
-    """Rules for an expression, the first under `name`; each is one state of its automaton.
+    """Rules for an expression, the first under `name`; each is one state of its smallest automaton.
 
     Raises:
         AutomatonError: It takes too many states.
@@ -115,44 +139,61 @@ def right_linear_rules(name: str, expr: Expr) -> dict[str, Expr]:
     nfa = _Nfa()
     first = nfa.state()
     nfa.empty[nfa.add(expr, first)].append(nfa.state())
-    accepting = len(nfa.empty) - 1
-    cuts = sorted(
-        {cut for steps in nfa.steps for ranges, _ in steps for low, high in ranges for cut in (low, high + 1)}
-    )
+    accepting, cuts = len(nfa.empty) - 1, nfa.cuts()
     start = nfa.closure({first})
     numbers = {start: 0}
-    rules: dict[str, Expr] = {}
+    moves: list[dict[int, list[int]]] = []
     queue = [start]
     for states in queue:  # grows while it is walked
-        options: list[Expr] = [EMPTY] if accepting in states else []
-        for target, ranges in _moves(nfa, states, cuts).items():
+        found: dict[int, list[int]] = {}
+        for target, pieces in _moves(nfa, states, cuts).items():
             if target not in numbers:
                 numbers[target] = len(numbers)
                 queue.append(target)
-                if len(numbers) > MAX_STATES:
-                    raise AutomatonError(f"takes more than {MAX_STATES} states; simplify it")
-            options.append(seq(OneOf(ranges), Ref(_name(name, numbers[target]))))
-        rules[_name(name, numbers[states])] = alt(*options)
+                if len(numbers) > MAX_UNMERGED_STATES:
+                    raise TooManyStatesError(f"takes more than {MAX_UNMERGED_STATES} states; simplify it")
+            found[numbers[target]] = pieces
+        moves.append(found)
+    classes = merge_states([accepting in states for states in queue], moves)
+    names = {number: f"{name}_s{place}" for place, number in enumerate(dict.fromkeys(classes))}
+    names[classes[0]] = name
+    if len(names) > MAX_STATES:
+        raise TooManyStatesError(f"takes more than {MAX_STATES} states; simplify it")
+    rules: dict[str, Expr] = {}
+    for states, targets, number in zip(queue, moves, classes, strict=True):
+        if names[number] not in rules:
+            ends: list[Expr] = [EMPTY] if accepting in states else []
+            rules[names[number]] = alt(*ends, *_steps(targets, classes, names, cuts))
     return rules
 
 
-def _name(name: str, number: int) -> str:
-    return name if number == 0 else f"{name}_s{number}"
+def _steps(
+    targets: Mapping[int, Sequence[int]], classes: Sequence[int], names: Mapping[int, str], cuts: Sequence[int]
+) -> list[Expr]:
+    """A character and the rule behind it, for each rule that a state leads to."""
+    pieces_to: dict[int, list[int]] = {}
+    for target, pieces in targets.items():
+        pieces_to.setdefault(classes[target], []).extend(pieces)
+    return [
+        seq(OneOf(normalize((cuts[piece], cuts[piece + 1] - 1) for piece in pieces)), Ref(names[number]))
+        for number, pieces in pieces_to.items()
+    ]
 
 
-def _moves(nfa: _Nfa, states: frozenset[int], cuts: list[int]) -> dict[frozenset[int], Ranges]:
-    """Where a set of states leads, and by which characters."""
+def _moves(nfa: _Nfa, states: frozenset[int], cuts: list[int]) -> dict[frozenset[int], list[int]]:
+    """Where a set of states leads, and by which pieces between the cuts."""
     by_piece: dict[int, set[int]] = {}
     for state in states:
         for ranges, target in nfa.steps[state]:
+            nfa.visit(len(ranges))
             for low, high in ranges:
                 for piece in range(bisect_left(cuts, low), bisect_right(cuts, high)):
                     by_piece.setdefault(piece, set()).add(target)
     closures: dict[frozenset[int], frozenset[int]] = {}
-    found: dict[frozenset[int], list[tuple[int, int]]] = {}
+    found: dict[frozenset[int], list[int]] = {}
     for piece, targets in by_piece.items():
         key = frozenset(targets)
         if key not in closures:
             closures[key] = nfa.closure(targets)
-        found.setdefault(closures[key], []).append((cuts[piece], cuts[piece + 1] - 1))
-    return {target: normalize(ranges) for target, ranges in found.items()}
+        found.setdefault(closures[key], []).append(piece)
+    return found

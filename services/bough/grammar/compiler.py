@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import xgrammar
 
+from bough.common.grammar_form import mask_compiler, write_grammar
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import Vocabulary, xgrammar_tokenizer_info
+from bough.grammar.probe import MAX_STEP_S, Probe
 from bough.grammar.schema_check import SchemaError
 from bough.grammar.sources import Target, prepare
 
-CACHE_BYTES = 256 << 20
-"""Of masks of rules, in the compiler: schemas have strings, numbers and white space in common."""
-
-MAX_COMPILED_BYTES = 128 << 20
+MAX_COMPILED_BYTES = 16 << 20
 """Of the compiled form of one source, which is sent to an executor and kept there."""
 
 _SOURCE_PREFIX = re.compile(r"^\[[\d:]+\] \S+?:\d+: (?:Check failed: \(.*?\) is (?:false|true): )?")
@@ -38,12 +38,12 @@ class Compiler:
     def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: list[int], threads: int = 2) -> None:
         info = xgrammar_tokenizer_info(vocabulary, vocab_size=vocab_size, stop_token_ids=stop_token_ids)
         self._bitmask = xgrammar.allocate_token_bitmask(1, vocab_size)
-        self._compiler = xgrammar.GrammarCompiler(
-            info, max_threads=threads, cache_enabled=True, cache_limit_bytes=CACHE_BYTES
-        )
+        sizes = np.fromiter(map(len, info.decoded_vocab), np.int64, vocab_size)
+        self._probe = Probe(sizes, stop_token_ids)
+        self._compiler = mask_compiler(info, threads=threads)
 
     def compile(self, kind: GrammarKind, text: str) -> bytes:
-        """The compiled form, as xgrammar serializes it.
+        """The compiled form, as `common.grammar_form` has it.
 
         Raises:
             CompileError: The source is wrong, or no text of this vocabulary fits it.
@@ -56,27 +56,33 @@ class Compiler:
         except RecursionError:
             raise CompileError("is nested too deeply") from None
         try:
-            compiled = self._compile(prepared.target, prepared.text)
+            grammar = _grammar(prepared.target, prepared.text)
+            compiled = self._compiler.compile_grammar(grammar)
             begins = self._can_begin(compiled)
-            serialized: str = compiled.serialize_json() if begins else ""
+            step_s = self._probe.slowest_step_s(compiled) if begins else 0.0
+            written = write_grammar(grammar)
         except (RuntimeError, ValueError, TypeError) as error:
             if "bad_alloc" in str(error):
                 raise MemoryError from None
             raise CompileError(_SOURCE_PREFIX.sub("", str(error)).strip() or type(error).__name__) from None
-        if len(serialized) > MAX_COMPILED_BYTES:
-            raise CompileError(f"is {len(serialized)} bytes when compiled; at most {MAX_COMPILED_BYTES} are kept")
+        if step_s > MAX_STEP_S:
+            took, most = f"{step_s * 1e3:.0f} ms", f"{MAX_STEP_S * 1e3:.0f} ms"
+            raise CompileError(
+                f"is too ambiguous: a token takes {took} to follow, at most {most} are accepted; simplify it"
+            )
+        if len(written) > MAX_COMPILED_BYTES:
+            raise CompileError(f"is {len(written)} bytes when compiled; at most {MAX_COMPILED_BYTES} are kept")
         if not begins:
             raise CompileError("cannot be satisfied: no token of the vocabulary can begin an output")
-        return serialized.encode()
-
-    def _compile(self, target: Target, text: str) -> Any:
-        if target is Target.REGEX:
-            return self._compiler.compile_regex(text)
-        if target is Target.STRUCTURAL_TAG:
-            return self._compiler.compile_structural_tag(text)
-        return self._compiler.compile_grammar(text)
+        return written
 
     def _can_begin(self, compiled: Any) -> bool:
         matcher = xgrammar.GrammarMatcher(compiled)
         # False: all tokens are allowed and the mask was left alone.
         return not matcher.fill_next_token_bitmask(self._bitmask, 0) or bool(self._bitmask.any())
+
+
+def _grammar(target: Target, text: str) -> xgrammar.Grammar:
+    if target is Target.STRUCTURAL_TAG:
+        return xgrammar.Grammar.from_structural_tag(text)
+    return xgrammar.Grammar.from_ebnf(text)

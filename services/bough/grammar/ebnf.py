@@ -248,7 +248,8 @@ def _text(expr: Expr) -> str:
         case Alt(options):
             return "(" + " | ".join(map(_text, options)) + ")"
         case Repeat(part, least, most):
-            inner = _text(part)
+            # Counts do not stand behind one another.
+            inner = f"({_text(part)})" if isinstance(part, Repeat) else _text(part)
             if (least, most) == (0, None):
                 return f"{inner}*"
             return f"{inner}{{{least},{'' if most is None else most}}}"

@@ -51,9 +51,9 @@ BLOCK_CHARS = 64
 _SHORT_ESCAPE = chars('"\\/bfnrt')
 _HEX = OneOf(normalize([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)]))
 _CONTROL = ((0, 0x1F),)
-_SURROGATES = ((0xD800, 0xDFFF),)
+SURROGATES = ((0xD800, 0xDFFF),)
 _MUST_ESCAPE = normalize([*_CONTROL, (0x22, 0x22), (0x5C, 0x5C)])
-RAW: Ranges = complement(normalize([*_MUST_ESCAPE, *_SURROGATES]))
+RAW: Ranges = complement(normalize([*_MUST_ESCAPE, *SURROGATES]))
 """What may stand in a string as it is."""
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
 

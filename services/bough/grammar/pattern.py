@@ -1,14 +1,18 @@
-"""Regular expressions of JSON schemas as grammars of JSON strings.
+"""Regular expressions as grammars: of JSON strings for a schema's patterns, or of the output as it is.
 
 Read is what ECMA 262 and Python's `re` understand alike: characters, classes, groups, alternatives, counts, and anchors
-at the ends of the whole. A pattern without anchors may begin and end anywhere, as the standard has it.
+at the ends of the whole. A schema's pattern without anchors may begin and end anywhere, as the standard has it.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from bough.grammar.ebnf import (
     EMPTY,
     Expr,
+    OneOf,
     Ranges,
     Repeat,
     alt,
@@ -17,23 +21,41 @@ from bough.grammar.ebnf import (
     normalize,
     seq,
 )
-from bough.grammar.json_text import QUOTE, char, string_chars
+from bough.grammar.json_text import QUOTE, SURROGATES, char, string_chars
 
 MAX_COUNT = 10_000
 """Of a counted repetition in a pattern."""
 MAX_GROUP_DEPTH = 64
 
 _ASCII: Ranges = ((0, 0x7F),)
+_ALL: Ranges = complement(())
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORD = normalize([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
 _SPACE = normalize([(0x09, 0x0D), (0x20, 0x20)])
-# Of letters beyond ASCII the dialects do not agree whether they are of \w, so that neither set takes them.
-_SHORTHANDS = {"d": _DIGITS, "w": _WORD, "s": _SPACE} | {
-    name: intersect(_ASCII, complement(normalize([*ranges, (0x1C, 0x1F)])))
-    for name, ranges in (("D", _DIGITS), ("W", _WORD), ("S", _SPACE))
+_ANY_SPACE = normalize(
+    [
+        *_SPACE,
+        (0x1C, 0x1F),
+        *((code, code) for code in (0x85, 0xA0, 0x1680, 0x202F, 0x205F, 0x3000, 0xFEFF)),
+        (0x2000, 0x200A),
+        (0x2028, 0x2029),
+    ]
+)
+"""What either dialect calls white space."""
+_SHORTHANDS = {
+    "d": _DIGITS,
+    "w": _WORD,
+    "s": _SPACE,
+    "D": intersect(_ASCII, complement(_DIGITS)),
+    "W": intersect(_ASCII, complement(_WORD)),
+    "S": complement(_ANY_SPACE),
 }
+"""What is of each set in both dialects. They do not agree on digits and letters beyond ASCII, which no set takes."""
+_AT_MOST = {name: complement(_SHORTHANDS[name.swapcase()]) for name in _SHORTHANDS}
+"""What is of each set in one dialect at least: a class that is negated must do without all of it."""
 _CONTROLS = {"n": 0x0A, "r": 0x0D, "t": 0x09, "f": 0x0C, "v": 0x0B}
 _DOT = complement(normalize([(0x0A, 0x0A), (0x0D, 0x0D), (0x85, 0x85), (0x2028, 0x2029)]))
+_GROUP_NAME = re.compile(r"P?<[A-Za-z_][A-Za-z0-9_]*>")
 _SYNTAX = "^$\\.*+?()[]{}|/-"
 
 
@@ -47,12 +69,35 @@ def pattern_string(pattern: str) -> Expr:
     Raises:
         PatternError: It is no pattern that is read here.
     """
-    return seq(QUOTE, _Parser(pattern).parse(), QUOTE)
+    return seq(QUOTE, _Parser(pattern, string_chars, Repeat(char())).parse(), QUOTE)
+
+
+def pattern_text(pattern: str) -> Expr:
+    """A text that a pattern matches as a whole; without references.
+
+    Raises:
+        PatternError: It is no pattern that is read here.
+    """
+    return _Parser(pattern, _text_chars, EMPTY).parse()
+
+
+def _text_chars(ranges: Ranges) -> Expr:
+    return OneOf(intersect(ranges, complement(SURROGATES)))
 
 
 class _Parser:
-    def __init__(self, pattern: str) -> None:
+    """Reads one pattern.
+
+    Args:
+        pattern: The expression.
+        chars: Makes what one character of a set is written as.
+        around: What may stand where an anchor is missing.
+    """
+
+    def __init__(self, pattern: str, chars: Callable[[Ranges], Expr], around: Expr) -> None:
         self._pattern = pattern
+        self._chars = chars
+        self._around = around
         self._at = 0
         self._depth = 0
 
@@ -70,8 +115,7 @@ class _Parser:
         ends = self._take("$")
         if ends and self._peek() not in ("", "|"):
             raise self._error("'$' is supported only at the end")
-        anything = Repeat(char())
-        return seq(*([] if begins else [anything]), body, *([] if ends else [anything]))
+        return seq(*([] if begins else [self._around]), body, *([] if ends else [self._around]))
 
     def _sequence(self, *, top: bool = False) -> Expr:
         parts: list[Expr] = []
@@ -84,20 +128,20 @@ class _Parser:
         if char == "(":
             return self._group()
         if char == "[":
-            return string_chars(self._class())
+            return self._chars(self._class())
         if char == ".":
-            return string_chars(_DOT)
+            return self._chars(_DOT)
         if char == "\\":
-            return string_chars(self._escape(in_class=False))
+            return self._chars(self._escape(in_class=False))
         if char in "^$":
             raise self._error(f"{char!r} is supported only at the ends of the pattern")
-        if char in "*+?{}]":
+        if char in "*+?{":
             raise self._error(f"{char!r} stands where a character is expected; write it as \\{char}")
-        return string_chars(((ord(char), ord(char)),))
+        return self._chars(((ord(char), ord(char)),))
 
     def _group(self) -> Expr:
         if self._take("?") and not self._take(":"):
-            raise self._error("groups other than (...) and (?:...) are not supported")
+            self._skip_name()
         self._depth += 1
         if self._depth > MAX_GROUP_DEPTH:
             raise self._error(f"groups are nested deeper than {MAX_GROUP_DEPTH}")
@@ -108,6 +152,12 @@ class _Parser:
             raise self._error("a group is not closed")
         self._depth -= 1
         return alt(*options)
+
+    def _skip_name(self) -> None:
+        named = _GROUP_NAME.match(self._pattern, self._at)
+        if named is None:
+            raise self._error("groups other than (...), (?:...) and (?<name>...) are not supported")
+        self._at = named.end()
 
     def _counted(self, atom: Expr) -> Expr:
         char = self._peek()
@@ -137,35 +187,38 @@ class _Parser:
     def _class(self) -> Ranges:
         negated = self._take("^")
         ranges: list[tuple[int, int]] = []
-        within_ascii = False
+        sets: set[str] = set()
         if self._peek() == "]":
             raise self._error("a class is empty; write ']' as \\]")
         while not self._take("]"):
-            low, is_set = self._class_item()
-            within_ascii = within_ascii or is_set
-            if self._peek() == "-" and self._pattern[self._at + 1 : self._at + 2] not in ("]", ""):
-                self._at += 1
-                high, high_is_set = self._class_item()
-                if is_set or high_is_set or low[0][0] > high[0][0]:
-                    raise self._error("a range of a class is not one of two characters in order")
-                ranges.append((low[0][0], high[0][0]))
-            else:
-                ranges += low
-        found = normalize(ranges)
-        if not negated:
-            return found
-        found = complement(found)
-        return intersect(found, _ASCII) if within_ascii else found
+            low = self._class_item()
+            is_range = self._peek() == "-" and self._pattern[self._at + 1 : self._at + 2] not in ("]", "")
+            if not is_range:
+                sets |= {low} if isinstance(low, str) else set()
+                ranges += [(low, low)] if isinstance(low, int) else []
+                continue
+            self._at += 1
+            high = self._class_item()
+            if isinstance(low, str) or isinstance(high, str) or low > high:
+                raise self._error("a range of a class is not one of two characters in order")
+            ranges.append((low, high))
+        if any(name.swapcase() in sets for name in sets):
+            return () if negated else _ALL  # as in [\\s\\S]
+        of_sets = [found for name in sets for found in (_AT_MOST if negated else _SHORTHANDS)[name]]
+        found = normalize([*ranges, *of_sets])
+        return complement(found) if negated else found
 
-    def _class_item(self) -> tuple[Ranges, bool]:
-        """Code points, and whether they are a set such as the digits."""
+    def _class_item(self) -> int | str:
+        """A code point, or the letter of a set such as the digits."""
         char = self._next()
         if char == "[":
             raise self._error("'[' in a class must be written as \\[")
         if char != "\\":
-            return ((ord(char), ord(char)),), False
-        is_set = self._peek() in _SHORTHANDS
-        return self._escape(in_class=True), is_set
+            return ord(char)
+        if (name := self._peek()) in _SHORTHANDS:
+            self._at += 1
+            return name
+        return self._escape(in_class=True)[0][0]
 
     def _escape(self, *, in_class: bool) -> Ranges:
         char = self._next()

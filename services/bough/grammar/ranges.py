@@ -131,6 +131,8 @@ def _same_length(low: str, high: str) -> Expr:
     """Digit strings between two of the same length, as numbers."""
     if not low:
         return EMPTY
+    if not low.strip("0") and not high.strip("9"):
+        return Repeat(DIGIT, len(low), len(low))  # digit by digit the alternatives would double with each
     if low[0] == high[0]:
         return seq(Literal(low[0]), _same_length(low[1:], high[1:]))
     rest = len(low) - 1

@@ -225,7 +225,7 @@ def type_of(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int | float):
-        return "integer" if float(value).is_integer() else "number"
+        return "integer" if value == value // 1 else "number"
     return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
 
 

@@ -8,14 +8,16 @@ from enum import Enum
 from typing import Any
 
 from bough.common.sampling import GrammarKind
-from bough.grammar.ebnf import Alt, Literal, print_grammar
+from bough.grammar.automaton import AutomatonError, TooManyStatesError, right_linear_rules
+from bough.grammar.ebnf import Alt, Expr, Literal, print_grammar
 from bough.grammar.json_text import MAX_WHITESPACE
+from bough.grammar.pattern import PatternError, pattern_text
 from bough.grammar.schema_check import MAX_DEPTH, SchemaError, parse_json
 from bough.grammar.schema_grammar import schema_grammar, schema_value_grammar
 
 MAX_CHOICES = 1024
 MAX_TAG_NODES = 10_000
-REVISION = "1"
+REVISION = "2"
 """Of the grammars that are made here; part of the key, so that an older compiled form is not taken for a newer one."""
 
 
@@ -23,8 +25,7 @@ class Target(Enum):
     """What xgrammar is given."""
 
     EBNF = 1
-    REGEX = 2
-    STRUCTURAL_TAG = 3
+    STRUCTURAL_TAG = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def prepare(kind: GrammarKind, text: str) -> Prepared:
         case GrammarKind.JSON_OBJECT:
             return Prepared(Target.EBNF, schema_value_grammar({"type": "object"}))
         case GrammarKind.REGEX:
-            return Prepared(Target.REGEX, check_anchors(text))
+            return Prepared(Target.EBNF, regex_grammar(text))
         case GrammarKind.CHOICE:
             return Prepared(Target.EBNF, choice_grammar(text))
         case GrammarKind.STRUCTURAL_TAG:
@@ -71,29 +72,23 @@ def choice_grammar(text: str) -> str:
     return grammar
 
 
-def check_anchors(pattern: str) -> str:
-    """A regular expression, which always means the whole output.
+def regex_grammar(pattern: str) -> str:
+    """The EBNF of the texts that a regular expression matches as a whole.
 
-    Anchors at the ends of it or of its alternatives change nothing; elsewhere xgrammar would pass them over, and they
-    are refused.
+    An automaton never has two ways at once. An expression that takes too many states for one is left to the matcher,
+    whose ways may be so many that the compiler refuses it.
     """
-    depth, in_class, index = 0, False, 0
-    while index < len(pattern):
-        char = pattern[index]
-        if char == "\\":
-            index += 1
-        elif in_class:
-            in_class = char != "]"
-        elif char == "[":
-            in_class = True
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-        elif char in "^$":
-            before, after = pattern[index - 1 : index] or "|", pattern[index + 1 : index + 2] or "|"
-            if depth or (before if char == "^" else after) != "|":
-                raise SchemaError((), f"{char!r} at character {index} is supported only at the ends of the expression")
-        index += 1
-    return pattern
+    try:
+        expr = pattern_text(pattern)
+        rules: dict[str, Expr] = right_linear_rules("root", expr)
+    except TooManyStatesError:
+        rules = {"root": expr}
+    except (PatternError, AutomatonError) as error:
+        raise SchemaError((), str(error)) from None
+    grammar = print_grammar(rules, "root")
+    if grammar is None:
+        raise SchemaError((), "cannot be satisfied: no text matches it")
+    return grammar
 
 
 def structural_tag(text: str) -> str:
@@ -123,11 +118,17 @@ class _TagWalker:
         if node.get("type") == "json_schema" and "json_schema" in node:
             return _schema_format(node, path)
         if node.get("type") == "regex" and isinstance(node.get("pattern"), str):
-            try:
-                check_anchors(node["pattern"])
-            except SchemaError as error:
-                raise SchemaError((*path, "pattern"), str(error)) from None
+            return _regex_format(node, path)
         return {key: self.convert(value, (*path, key)) for key, value in node.items()}
+
+
+def _regex_format(node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    if node.get("excludes"):
+        raise SchemaError(path, "excludes is not supported beside pattern")
+    try:
+        return {"type": "grammar", "grammar": regex_grammar(node["pattern"])}
+    except SchemaError as error:
+        raise SchemaError((*path, "pattern"), str(error)) from None
 
 
 def _schema_format(node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import BinaryIO
 
+from bough.common.grammar_form import grammar_format
 from bough.common.sampling import GrammarKind
-from bough.common.vocab import read_vocabulary, xgrammar_format
+from bough.common.vocab import read_vocabulary
 from bough.grammar import frames
 from bough.grammar.compiler import CompileError, Compiler
 
@@ -42,7 +44,7 @@ def main() -> None:
         threads=setup["threads"],
     )
     _limit_memory()
-    _write(output, frames.pack({"format": xgrammar_format()}))
+    _write(output, frames.pack({"format": grammar_format()}))
     while (frame := frames.read(sys.stdin.buffer)) is not None:
         header, body = frame
         try:
@@ -52,6 +54,10 @@ def main() -> None:
             answer = frames.pack({"error": str(error)})
         except MemoryError:
             answer = frames.pack({"error": "needs more memory to compile than is allowed; simplify it"})
+        except Exception:
+            # Ours, not the client's: but the others that wait for this process need not wait for its next start.
+            traceback.print_exc()
+            answer = frames.pack({"error": "cannot be compiled: the compiler failed over it"})
         _write(output, answer)
 
 
