@@ -13,13 +13,14 @@ import torch
 import xgrammar
 
 from bough.common.errors import InvalidRequestError, UnavailableError
+from bough.common.grammar_form import grammar_format, mask_compiler, write_grammar
 from bough.common.rpc.channel import open_channel
 from bough.common.rpc.server import RpcServer
 from bough.common.sampling import Grammar, GrammarKind
-from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
+from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.executor import grammar_client
 from bough.executor.grammar_client import fetch_grammar
-from bough.executor.grammars import GrammarStore
+from bough.executor.grammars import GrammarMatcher, GrammarStore
 from bough.rpc.v1 import grammar_pb2 as pb
 from bough.rpc.v1 import grammar_pb2_grpc
 from tests.helpers.grammar_service import FetchOnlyService
@@ -37,9 +38,9 @@ class Source:
 
     def __init__(self, model_dir: Path) -> None:
         info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
-        self._compiler = xgrammar.GrammarCompiler(info)
+        self._compiler = mask_compiler(info)
         self.fetched: list[str] = []
-        self.written_by = xgrammar_format()
+        self.written_by = grammar_format()
         self.garbage: bytes | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -52,10 +53,12 @@ class Source:
         return self.written_by, self.compile(wanted.text)
 
     def size_bytes(self, text: str) -> int:
-        return int(self._compiler.compile_regex(text).memory_size_bytes)
+        compiled = self._compiler.compile_regex(text)
+        allowed(GrammarMatcher(compiled))
+        return int(compiled.memory_size_bytes)
 
     def compile(self, text: str) -> bytes:
-        return str(self._compiler.compile_regex(text).serialize_json()).encode()
+        return write_grammar(xgrammar.Grammar.from_regex(text))
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ async def test_a_form_that_cannot_be_read_is_an_error_and_the_next_try_fetches_a
     source.written_by = "xgrammar-0.0/v0"
     with pytest.raises(InvalidRequestError, match=r"compiled by xgrammar-0\.0/v0, this executor reads"):
         await store.matcher(grammar("a"))
-    source.written_by, source.garbage = xgrammar_format(), b"{}"
+    source.written_by, source.garbage = grammar_format(), b"{}"
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         await store.matcher(grammar("a"))
     source.garbage = None
@@ -214,3 +217,13 @@ async def test_a_refusal_is_not_tried_again(tmp_path: Path) -> None:
 async def test_a_form_that_is_not_whole_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="200 of 300 bytes"):
         await fetched(FakeGrammarService(total=300), tmp_path)
+
+
+def test_a_sequence_whose_grammar_takes_ever_longer_is_ended(model_dir: Path) -> None:
+    info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
+    ambiguous = xgrammar.GrammarCompiler(info).compile_grammar("root ::= s\ns ::= [a-z] | s s | s s s | s s s s")
+    matcher = GrammarMatcher(ambiguous)
+    letter = token_id(byte_level(), "a")
+    assert any(matcher.accept(letter) and matcher.batched is None for _ in range(300))
+    with pytest.raises(ValueError, match="the grammar is too ambiguous"):
+        allowed(matcher)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bough.common.errors import InvalidRequestError
+from bough.common.grammar_form import grammar_format, mask_compiler, read_grammar
 from bough.common.sampling import Grammar, SamplingParams
-from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
+from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.executor.forced_text import ForcedText
 from bough.executor.reasoning import ReasoningMatcher
 from bough.executor.running import Matcher
@@ -149,11 +150,13 @@ class GrammarStore:
         self._max_bytes = max_bytes
         self._jumps = jumps
         self._info: Any = None
+        self._compiler: Any = None
         self._guesses: ForcedText | None = None
         self._token_bytes: list[bytes] | None = None
         self._reading = threading.Lock()
         self._compiled: OrderedDict[bytes, xgrammar.CompiledGrammar] = OrderedDict()
         self._fetching: dict[bytes, asyncio.Task[xgrammar.CompiledGrammar]] = {}
+        self._sizes: dict[bytes, int] = {}
         self._size_bytes = 0
 
     async def matcher_of(self, params: SamplingParams) -> Matcher:
@@ -180,7 +183,7 @@ class GrammarStore:
         """
         compiled = self._compiled.get(grammar.key)
         if compiled is not None:
-            self._compiled.move_to_end(grammar.key)
+            self._keep(grammar.key, compiled)
             return GrammarMatcher(compiled, self._guesses)
         task = self._fetching.get(grammar.key)
         if task is None:
@@ -207,15 +210,13 @@ class GrammarStore:
         return compiled
 
     def _read(self, written_by: str, serialized: bytes) -> xgrammar.CompiledGrammar:
-        import xgrammar
-
-        if written_by != xgrammar_format():
-            raise InvalidRequestError(f"compiled by {written_by}, this executor reads {xgrammar_format()}")
+        if written_by != grammar_format():
+            raise InvalidRequestError(f"compiled by {written_by}, this executor reads {grammar_format()}")
         with self._reading:
             if self._info is None:
                 self._read_vocabulary()
         try:
-            return xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
+            return self._compiler.compile_grammar(read_grammar(serialized))
         except (RuntimeError, ValueError) as error:
             raise InvalidRequestError(f"the compiled form cannot be read: {error}") from error
 
@@ -224,6 +225,7 @@ class GrammarStore:
         self._info = xgrammar_tokenizer_info(
             vocabulary, vocab_size=self._vocab_size, stop_token_ids=self._stop_token_ids
         )
+        self._compiler = mask_compiler(self._info)
         if self._jumps:
             self._guesses = ForcedText(
                 self._model_dir, self._info.decoded_vocab, adds_prefix_space=vocabulary.adds_prefix_space
@@ -240,10 +242,12 @@ class GrammarStore:
         return found
 
     def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
-        if compiled.memory_size_bytes > self._max_bytes:
-            return
+        """Note a use. Grammars grow by the masks that they are asked for, so that each use is a new look at the size."""
         self._compiled[key] = compiled
-        self._size_bytes += compiled.memory_size_bytes
+        self._compiled.move_to_end(key)
+        size_bytes = compiled.memory_size_bytes
+        self._size_bytes += size_bytes - self._sizes.get(key, 0)
+        self._sizes[key] = size_bytes
         while self._size_bytes > self._max_bytes:
-            _, dropped = self._compiled.popitem(last=False)
-            self._size_bytes -= dropped.memory_size_bytes
+            dropped, _ = self._compiled.popitem(last=False)
+            self._size_bytes -= self._sizes.pop(dropped)
