@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import struct
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from bough.grammar.disk import DiskCache
 
 KEYS = [bytes([i]) * 32 for i in range(4)]
 HEADER_BYTES = 56
+NOISE = random.Random(1).randbytes(100)
+"""Does not compress."""
+NOISE_BYTES = HEADER_BYTES + len(NOISE) + 11
 
 
 def test_what_was_written_is_read_by_another_service(tmp_path: Path) -> None:
@@ -41,13 +47,28 @@ def test_a_damaged_file_is_removed_and_not_read(tmp_path: Path, damage: str) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("magic", [b"bough-grammar-1\n", b"bough-grammar-2\n"], ids=["of before", "of now"])
+def test_a_whole_file_that_is_not_compressed_is_removed_and_not_read(tmp_path: Path, magic: bytes) -> None:
+    cache, data = DiskCache(tmp_path, 10_000), b"data" * 100
+    header = struct.pack("<16sQ32s", magic, len(data), sha256(data).digest())
+    (tmp_path / f"{KEYS[0].hex()}.grammar").write_bytes(header + data)
+    assert cache.read(KEYS[0]) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_repeats_itself_takes_less_of_the_bound(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 1000)
+    cache.write(KEYS[0], b"data" * 10_000)
+    assert cache.read(KEYS[0]) == b"data" * 10_000
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, 3 * (HEADER_BYTES + 100))
+    cache = DiskCache(tmp_path, 3 * NOISE_BYTES)
     for index, key in enumerate(KEYS[:3]):
-        cache.write(key, b"x" * 100)
+        cache.write(key, NOISE)
         os.utime(tmp_path / f"{key.hex()}.grammar", (index, index))
     cache.read(KEYS[0])
-    cache.write(KEYS[3], b"x" * 100)
+    cache.write(KEYS[3], NOISE)
     assert [cache.read(key) is not None for key in KEYS] == [True, False, True, True]
 
 
@@ -62,7 +83,7 @@ def test_what_a_dead_service_left_half_written_goes_after_a_while(tmp_path: Path
 
 def test_a_value_beyond_the_bound_is_not_written(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 100)
-    cache.write(KEYS[0], b"x" * 100)
+    cache.write(KEYS[0], NOISE)
     assert list(tmp_path.iterdir()) == []
 
 
