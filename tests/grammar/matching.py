@@ -14,11 +14,16 @@ def _compiler() -> xgrammar.GrammarCompiler:
     return xgrammar.GrammarCompiler(info, max_threads=1)
 
 
+def tag_language(structural_tag: str) -> Language:
+    """The texts that a structural tag allows."""
+    return Language(compiled=_compiler().compile_structural_tag(structural_tag))
+
+
 class Language:
     """The texts that a grammar in EBNF allows."""
 
-    def __init__(self, ebnf: str) -> None:
-        self._compiled = _compiler().compile_grammar(ebnf)
+    def __init__(self, ebnf: str = "", *, compiled: xgrammar.CompiledGrammar | None = None) -> None:
+        self._compiled = _compiler().compile_grammar(ebnf) if compiled is None else compiled
 
     def __contains__(self, text: str) -> bool:
         matcher = xgrammar.GrammarMatcher(self._compiled)

@@ -1,6 +1,6 @@
 """Deterministic automata of expressions without references, as rules that call others only at their end.
 
-xgrammar follows rules of this form as they stand and knows the masks of beforehand. There are never two ways at once, so
+xgrammar follows rules of this form as they stand and knows their masks beforehand. There are never two ways at once, so
 that no expression is slow to match.
 """
 

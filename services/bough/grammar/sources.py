@@ -14,10 +14,11 @@ from bough.grammar.json_text import MAX_WHITESPACE
 from bough.grammar.pattern import PatternError, pattern_text
 from bough.grammar.schema_check import MAX_DEPTH, SchemaError, parse_json
 from bough.grammar.schema_grammar import schema_grammar, schema_value_grammar
+from bough.grammar.schema_plain import plain_schema
 
 MAX_CHOICES = 1024
 MAX_TAG_NODES = 10_000
-REVISION = "2"
+REVISION = "3"
 """Of the grammars that are made here; part of the key, so that an older compiled form is not taken for a newer one."""
 
 
@@ -141,5 +142,5 @@ def _schema_format(node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any
         raise SchemaError((*path, "json_schema"), str(error)) from None
     if node.get("style", "json") == "json":
         return {"type": "grammar", "grammar": grammar}
-    # Arguments in XML have no grammar of ours: xgrammar makes it of the schema, which was checked as for JSON.
-    return {**node, "max_whitespace_cnt": MAX_WHITESPACE}
+    # Arguments in XML have no grammar of ours: xgrammar makes it of the schema in its simplest words.
+    return {**node, "json_schema": plain_schema(node["json_schema"]), "max_whitespace_cnt": MAX_WHITESPACE}
