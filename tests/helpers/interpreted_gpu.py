@@ -61,6 +61,8 @@ class InterpretedGpu:
     def __init__(self) -> None:
         self.lags = False
         """Works only while the host waits, as slow as a GPU can be; otherwise at once, as fast as one can be."""
+        self.bursts = False
+        """Once it works, it does all that is queued: the host sees the results of a step late, those of others too."""
         self.num_done = 0
         """Calls that have come to their end: the clock."""
         self.num_replays = 0
@@ -101,6 +103,8 @@ class InterpretedGpu:
         self._check()
         assert self._queue, "the host waits for what was never queued"
         self._work()
+        while self.bursts and self._queue:
+            self._work()
 
     def owned_by_host(self, tensor: Tensor) -> Tensor:
         """Note that its memory is the host's."""

@@ -1,6 +1,7 @@
 """The executor's GPU side on an interpreted GPU: its tokens are those of the engine on the CPU.
 
-It is one that is as fast as can be, or one that works only while the host waits for it.
+It is one that is as fast as can be, or one that works only while the host waits for it: for no longer than it must, or
+until nothing is left to do.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def engine(model_dir: Path, device: InterpretedGpu) -> Engine:
     return make_interpreted_engine(model_dir, eos=[EOS])
 
 
-@pytest.fixture(params=["at once", "when waited for"])
+@pytest.fixture(params=["at once", "when waited for", "in bursts"])
 def gpu(device: InterpretedGpu, request: pytest.FixtureRequest) -> Iterator[InterpretedGpu]:
-    device.lags = request.param == "when waited for"
+    device.lags = request.param != "at once"
+    device.bursts = request.param == "in bursts"
     yield device
-    device.lags = False
+    device.lags = device.bursts = False
 
 
 @pytest.fixture
@@ -84,6 +86,13 @@ def slow_gpu(device: InterpretedGpu) -> Iterator[InterpretedGpu]:
     device.lags = True
     yield device
     device.lags = False
+
+
+@pytest.fixture
+def bursting_gpu(slow_gpu: InterpretedGpu) -> Iterator[InterpretedGpu]:
+    slow_gpu.bursts = True
+    yield slow_gpu
+    slow_gpu.bursts = False
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +130,8 @@ def test_greedy_tokens_of_chunked_prompts_beside_decodes_are_those_of_the_cpu(
 ) -> None:
     lengths = (1, 17, 16, 61)
     requests = [
-        admission(i, random_tokens(length, 10 * i + gpu.lags), max_tokens=7) for i, length in enumerate(lengths)
+        admission(i, random_tokens(length, 10 * i + gpu.lags + gpu.bursts), max_tokens=7)
+        for i, length in enumerate(lengths)
     ]
     expected = on_cpu(cpu, *requests).tokens
     driver, num_replays = EngineDriver(engine), gpu.num_replays
@@ -135,7 +145,7 @@ def test_greedy_tokens_of_chunked_prompts_beside_decodes_are_those_of_the_cpu(
     assert again.cached == {i: length - 1 for i, length in enumerate(lengths)}
 
 
-@pytest.mark.usefixtures("slow_gpu")
+@pytest.mark.usefixtures("bursting_gpu")
 def test_sampled_tokens_and_logprobs_are_those_of_the_cpu(cpu: ModelRunner, engine: Engine) -> None:
     requests = [
         admission(i, random_tokens(5 + i, 100 + i), seed=i, max_tokens=8, **sampling)
@@ -160,7 +170,7 @@ def test_a_row_with_a_grammar_stays_within_it_and_those_beside_it_do_not_notice(
         constrained = [
             admission(
                 i,
-                random_tokens(9 * i, 200 + 10 * i + gpu.lags),
+                random_tokens(9 * i, 200 + 10 * i + gpu.lags + gpu.bursts),
                 matcher=GrammarMatcher(compiled),
                 grammar=GRAMMAR,
                 seed=i,
@@ -169,7 +179,10 @@ def test_a_row_with_a_grammar_stays_within_it_and_those_beside_it_do_not_notice(
             )
             for i, temperature in ((1, 0.0), (2, 1.0))
         ]
-        return [*constrained, admission(3, random_tokens(30, 230 + gpu.lags), max_tokens=9, seed=3, temperature=1.0)]
+        return [
+            *constrained,
+            admission(3, random_tokens(30, 230 + gpu.lags + gpu.bursts), max_tokens=9, seed=3, temperature=1.0),
+        ]
 
     expected = on_cpu(cpu, *requests())
     driver = run(engine, *requests())
@@ -236,7 +249,7 @@ def test_decodes_that_share_pages_attend_to_them_together(
 
     monkeypatch.setattr(GpuSteps, "decode", noted)
     stem, other = random_tokens(40, 600), random_tokens(20, 601)
-    prompts = [[*stem, 7, 8], other, [*stem, 9], [*stem[:16], 10]]
+    prompts = [other, [*stem, 7, 8], [*stem, 9], [*stem[:16], 10]]
     first = admission(9, stem, max_tokens=1)
     requests = [admission(i, prompt, max_tokens=6) for i, prompt in enumerate(prompts)]
     run(engine, first)
