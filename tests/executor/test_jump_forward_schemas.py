@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import xgrammar
 
+from bough.common.grammar_form import mask_compiler, read_grammar
 from bough.common.sampling import Grammar, GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
@@ -53,14 +54,15 @@ class Pairs:
         self.num_at_once = 0
         """Tokens that came with one before them."""
         self._info = xgrammar_tokenizer_info(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=EOS)
+        self._masks = mask_compiler(self._info)
         self._compiler = Compiler(vocabulary, vocab_size=VOCAB_SIZE, stop_token_ids=EOS)
         self._guesses = ForcedText(model_dir(), self._info.decoded_vocab, adds_prefix_space=False)
 
     def compiled(self, seeds: range) -> dict[int, xgrammar.CompiledGrammar]:
         found: dict[int, xgrammar.CompiledGrammar] = {}
         for seed in seeds:
-            serialized = self._compiler.compile(GrammarKind.JSON_SCHEMA, json.dumps(SchemaMaker(seed).document()))
-            found[seed] = xgrammar.CompiledGrammar.deserialize_json(serialized.decode(), self._info)
+            written = self._compiler.compile(GrammarKind.JSON_SCHEMA, json.dumps(SchemaMaker(seed).document()))
+            found[seed] = self._masks.compile_grammar(read_grammar(written))
         return found
 
     def request(self, seed: int, grammar: xgrammar.CompiledGrammar, *, drafts: bool, **fields: Any) -> Admission:

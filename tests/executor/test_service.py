@@ -19,9 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bough.common.config import Settings
 from bough.common.errors import InternalError, ModelError
+from bough.common.grammar_form import grammar_format, write_grammar
 from bough.common.rpc.channel import open_channel
 from bough.common.rpc.server import READY_SERVICE, RpcServer
-from bough.common.vocab import read_vocabulary, xgrammar_format, xgrammar_tokenizer_info
 from bough.executor.engine import Engine
 from bough.executor.orders import StepReport
 from bough.executor.service import ExecutorService, _warn_of_settings_without_effect
@@ -143,21 +143,17 @@ async def test_the_engines_thread_sleeps_while_there_is_nothing_to_do(model_dir:
 class GrammarService(FetchOnlyService):
     """Compiles on each fetch."""
 
-    def __init__(self, model_dir: Path) -> None:
-        info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
-        self._compiler = xgrammar.GrammarCompiler(info)
-
     async def Fetch(
         self, request: grammar_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[grammar_pb2.FetchResponse]:
-        data = str(self._compiler.compile_json_schema(request.grammar.text).serialize_json()).encode()
-        yield grammar_pb2.FetchResponse(format=xgrammar_format(), total_bytes=len(data), chunk=data)
+        data = write_grammar(xgrammar.Grammar.from_json_schema(request.grammar.text))
+        yield grammar_pb2.FetchResponse(format=grammar_format(), total_bytes=len(data), chunk=data)
 
 
 async def test_a_grammar_is_fetched_from_a_service_that_comes_up_late(model_dir: Path, tmp_path: Path) -> None:
     schema = json.dumps({"enum": ["oak", "elm"]})
     server = RpcServer(f"unix:{tmp_path}/grammar.sock")
-    grammar_pb2_grpc.add_GrammarServiceServicer_to_server(GrammarService(model_dir), server.server)
+    grammar_pb2_grpc.add_GrammarServiceServicer_to_server(GrammarService(), server.server)
     async with served(settings_of(model_dir, tmp_path)) as (_, client):
         await client.attach()
         grammar = common_pb2.Grammar(key=b"k" * 32, kind=common_pb2.GRAMMAR_KIND_JSON_SCHEMA, text=schema)

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
-import xgrammar
 from tokenizers import Tokenizer
 
+from bough.common.grammar_form import mask_compiler, read_grammar
 from bough.common.sampling import FinishReason, Grammar, GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
@@ -67,13 +67,11 @@ def runner() -> ModelRunner:
 
 
 def _run(runner: ModelRunner, schemas: dict[int, dict[str, Any]], compiler: Compiler, info: Any) -> Outcome:
-    outcome = Outcome()
+    outcome, masks = Outcome(), mask_compiler(info)
     driver = EngineDriver(make_engine(runner, eos=EOS))
     for seed, schema in schemas.items():
         text = json.dumps(schema)
-        compiled = xgrammar.CompiledGrammar.deserialize_json(
-            compiler.compile(GrammarKind.JSON_SCHEMA, text).decode(), info
-        )
+        compiled = masks.compile_grammar(read_grammar(compiler.compile(GrammarKind.JSON_SCHEMA, text)))
         driver.admit(
             admission(
                 seed,

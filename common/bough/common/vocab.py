@@ -206,12 +206,3 @@ def _adds_prefix_space(normalizer: dict[str, Any] | None, pre_tokenizer: dict[st
         if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
             return True
     return False
-
-
-def xgrammar_format() -> str:
-    """Which library and version writes compiled grammars here; another one may not read them."""
-    from importlib.metadata import version
-
-    from xgrammar.config import get_serialization_version
-
-    return f"xgrammar-{version('xgrammar')}/{get_serialization_version()}"

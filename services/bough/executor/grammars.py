@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ FREE_TOKEN_S = 0.001
 """Processor time that following a token may take; ordinary grammars take a hundredth of it."""
 MOST_EXCESS_S = 0.25
 """Time beyond that, over all tokens of a sequence, after which it ends: all other rows wait meanwhile."""
+_MEASURED_AGAIN = 16
 MOST_SKIPPED = 3
 """Tokens after which it is asked again whether text must follow, where it did not the last times."""
 
@@ -242,12 +244,13 @@ class GrammarStore:
         return found
 
     def _keep(self, key: bytes, compiled: xgrammar.CompiledGrammar) -> None:
-        """Note a use. Grammars grow by the masks that they are asked for, so that each use is a new look at the size."""
+        """Note a use. A grammar grows by the masks that its sequences ask for: those used last are measured again."""
         self._compiled[key] = compiled
         self._compiled.move_to_end(key)
-        size_bytes = compiled.memory_size_bytes
-        self._size_bytes += size_bytes - self._sizes.get(key, 0)
-        self._sizes[key] = size_bytes
+        for used, grown in islice(reversed(self._compiled.items()), _MEASURED_AGAIN):
+            size_bytes = grown.memory_size_bytes
+            self._size_bytes += size_bytes - self._sizes.get(used, 0)
+            self._sizes[used] = size_bytes
         while self._size_bytes > self._max_bytes:
             dropped, _ = self._compiled.popitem(last=False)
             self._size_bytes -= self._sizes.pop(dropped)

@@ -19,7 +19,7 @@ from bough.grammar.core import Compiled, Grammars, Tier
 from bough.rpc.v1 import grammar_pb2 as pb
 from bough.rpc.v1 import grammar_pb2_grpc
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
 TRACEPARENT_KEY = "traceparent"
 """Call metadata that carries the W3C trace context."""
 
