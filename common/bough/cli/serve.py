@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from bough.cli.display import Display
 from bough.cli.explain import explain
@@ -53,10 +54,8 @@ def run(argv: Sequence[str]) -> int:
         for name in _NOT_OURS:
             if getattr(loaded.settings, name) is not None:
                 raise ConfigError(f"{name} (from {loaded.origin_of(name)}) is for `bough service`")
-        settings = with_replicas(with_ports(with_model(loaded.settings)), usable_cores())
-        check_model(settings)
-        with run_directory(settings.run_dir) as run_dir, shared_ports(settings) as listener:
-            return asyncio.run(_serve(settings.model_copy(update={"run_dir": run_dir}), listener))
+        with launching(loaded.settings) as launcher:
+            return asyncio.run(launcher.run())
     except (ConfigError, ModelError) as error:
         print(f"bough serve: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -120,15 +119,30 @@ def _child_spec(
     )
 
 
-async def _serve(settings: Settings, listener: socket.socket | None) -> int:
-    specs = child_specs(settings, os.environ, None if listener is None else listener.fileno())
-    display = Display((spec.name for spec in specs), plain_lines=settings.log_format == "json")
-    sockets = {spec.name: spec.socket for spec in specs if spec.socket is not None}
-    return await Launcher(settings, Supervisor(specs, display), display, sockets, listener).run()
+@contextlib.contextmanager
+def launching(settings: Settings, *, stream: TextIO = sys.stderr) -> Iterator[Launcher]:
+    """A launcher that has what it needs: model, ports, copies, and a folder of sockets that is its own meanwhile.
+
+    Args:
+        settings: As given; what they leave open is found out.
+        stream: Where it tells what happens.
+
+    Raises:
+        ConfigError: They cannot be used on this machine.
+        ModelError: The model directory cannot be served.
+    """
+    settings = with_replicas(with_ports(with_model(settings)), usable_cores())
+    check_model(settings)
+    with run_directory(settings.run_dir) as run_dir, shared_ports(settings) as listener:
+        settings = settings.model_copy(update={"run_dir": run_dir})
+        specs = child_specs(settings, os.environ, None if listener is None else listener.fileno())
+        display = Display((spec.name for spec in specs), stream=stream, plain_lines=settings.log_format == "json")
+        sockets = {spec.name: spec.socket for spec in specs if spec.socket is not None}
+        yield Launcher(settings, Supervisor(specs, display), display, sockets, listener)
 
 
 class Launcher:
-    """Runs the supervisor until a signal, and tells when the whole chain can serve.
+    """Runs the supervisor until it is asked to stop, and tells when the whole chain can serve.
 
     Args:
         settings: Complete settings.
@@ -146,7 +160,7 @@ class Launcher:
         sockets: Mapping[str, Path],
         listener: socket.socket | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._supervisor = supervisor
         self._display = display
         self._sockets = sockets
@@ -154,52 +168,64 @@ class Launcher:
         self._began = time.monotonic()
 
     async def run(self) -> int:
-        """Serve; returns the exit status."""
-        self._display.begin(f"{self._settings.served_model_name or self._settings.model}")
-        if self._listener is not None:
-            self._display.say(f"each copy has a name; their sockets in {self._settings.run_dir}")
+        """Serve until a signal; returns the exit status."""
         async with _signals() as signals:
-            supervising = asyncio.create_task(self._supervisor.run())
-            announcing = asyncio.create_task(self._announce())
-            asked = asyncio.create_task(signals.get())
-            await asyncio.wait({supervising, asked}, return_when=asyncio.FIRST_COMPLETED)
-            announcing.cancel()
-            asked.cancel()
-            self._display.end()
-            if not supervising.done():
-                await self._stop(signals)
             try:
-                await supervising
+                await self.serve(signals, lambda seconds: print(ready_line(self.settings, seconds), flush=True))
             except GiveUpError as error:
                 self._display.say(f"giving up: {error}")
                 return EXIT_FAILURE
         return EXIT_OK
 
-    async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> None:
-        timeout_s = self._settings.drain_timeout_s
+    async def serve(self, asks: asyncio.Queue[Any], on_ready: Callable[[float], None]) -> None:
+        """Serve until asked to stop.
+
+        Args:
+            asks: The first thing in it begins the drain, the second one ends everything at once.
+            on_ready: Is told when the whole chain can serve for the first time, with the seconds it took.
+
+        Raises:
+            GiveUpError: A service does not start.
+        """
+        self._display.begin(f"{self.settings.served_model_name or self.settings.model}")
+        if self._listener is not None:
+            self._display.say(f"each copy has a name; their sockets in {self.settings.run_dir}")
+        supervising = asyncio.create_task(self._supervisor.run())
+        announcing = asyncio.create_task(self._announce(on_ready))
+        asked = asyncio.create_task(asks.get())
+        await asyncio.wait({supervising, asked}, return_when=asyncio.FIRST_COMPLETED)
+        announcing.cancel()
+        asked.cancel()
+        self._display.end()
+        if not supervising.done():
+            await self._stop(asks)
+        await supervising
+
+    async def _stop(self, asks: asyncio.Queue[Any]) -> None:
+        timeout_s = self.settings.drain_timeout_s
         self._display.say(f"draining, {timeout_s:.0f} s at most; a second signal ends everything at once")
         if self._listener is not None:
             self._listener.close()  # or connections would wait for gateways that take none any more
         order = [
-            [self._settings.process_name(name, copy) for copy in range(1, self._settings.copies_of(name) + 1)]
+            [self.settings.process_name(name, copy) for copy in range(1, self.settings.copies_of(name) + 1)]
             for name in reversed(SERVICES)
         ]
         stopping = asyncio.create_task(self._supervisor.stop(order, timeout_s))
-        hurried = asyncio.create_task(signals.get())
+        hurried = asyncio.create_task(asks.get())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             await self._supervisor.kill()
         hurried.cancel()
         await stopping
 
-    async def _announce(self) -> None:
+    async def _announce(self, on_ready: Callable[[float], None]) -> None:
         """Follow the start of the services, say when requests are taken, and say so again after each disturbance."""
         await self._until_serving(self._sockets)
         self._supervisor.settle()
         if "gateway" not in self._sockets:
             self._display.loaded("gateway")
         self._display.end()
-        print(ready_line(self._settings, time.monotonic() - self._began), flush=True)
+        on_ready(time.monotonic() - self._began)
         while True:
             name = await self._supervisor.deaths.get()
             began = time.monotonic()
@@ -208,7 +234,7 @@ class Launcher:
 
     async def _until_serving(self, sockets: Mapping[str, Path]) -> None:
         await until_listening(sockets, self._display.loaded)
-        await until_ready(self._settings.host, self._settings.port, on_wait=self._display.waiting_for)
+        await until_ready(self.settings.host, self.settings.port, on_wait=self._display.waiting_for)
 
 
 def ready_line(settings: Settings, seconds: float) -> str:
