@@ -44,8 +44,24 @@ def test_literals_become_json(source: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "arguments"),
+    [
+        ('from="x", to="y"', {"from": "x", "to": "y"}),
+        ('a=1,\n  class = [1, 2], b={"if": 3}', {"a": 1, "class": [1, 2], "b": {"if": 3}}),
+        ("from='a, class=2', in='x\u2028', None=1", {"from": "a, class=2", "in": "x\u2028", "None": 1}),
+        ("in='''x\n, or=3'''", {"in": "x\n, or=3"}),
+    ],
+)
+def test_arguments_may_be_called_like_words_of_python(source: str, arguments: dict[str, object]) -> None:
+    check_calls("pythonic", f"[get({source})]", "", ("get", arguments))
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "[ping(a=(from=1))]",
+        "[ping(a=[1, in=2])]",
+        "[ping(from=from)]",
         "[1, 2, 3]",
         "[pong()]",
         "ping()",

@@ -11,6 +11,7 @@ import pytest
 import torch
 import xgrammar
 
+from bough.common.errors import InvalidRequestError
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
 from bough.gateway.parsers.registry import TOOL_FORMATS, ToolSpec
@@ -217,6 +218,31 @@ def test_keywords_come_in_order_those_required_first(required: list[str], good: 
     tag = tag_of("pythonic", ToolSpec(name="f", parameters=schema, strict=True), required=True)
     assert all(accepts(tag, f"[f({arguments})]") for arguments in good)
     assert not any(accepts(tag, f"[f({arguments})]") for arguments in bad)
+
+
+def test_keywords_that_no_property_lists_follow_the_schema_of_the_others() -> None:
+    schema = {"additionalProperties": {"$ref": "#/$defs/N"}, "$defs": {"N": {"type": "integer"}}}
+    tag = tag_of("pythonic", ToolSpec(name="f", parameters=schema, strict=True), required=True)
+    assert accepts(tag, "[f(a=1, b=2)]") and accepts(tag, "[f()]")
+    assert not accepts(tag, '[f(a="x")]')
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"anyOf": [{"required": ["a"]}]}, r"tools\.f\.parameters: anyOf is not supported in this model's format"),
+        ({"not": {}}, "not is not supported in"),
+        ({"properties": {"a": True}, "minProperties": 1}, "minProperties is not supported in"),
+        ({"properties": {"a-b": True}, "required": ["a-b"]}, "required: 'a-b' is no listed property"),
+        ({"properties": {"a": True}, "required": ["b"]}, "required: 'b' is no listed property"),
+        ({"properties": {"a": {"items": {"$ref": "#"}}}}, r"\$ref is supported only to \$defs"),
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)
+def test_what_keywords_cannot_be_held_to_is_refused_by_name(schema: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequestError, match=says):
+        tag_of("pythonic", ToolSpec(name="f", parameters=schema, strict=True), required=True)
+    tag_of("pythonic", ToolSpec(name="f", parameters=schema), required=True)  # not strict: nothing was asked
 
 
 def test_a_schema_without_a_type_is_that_of_an_object() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
+import keyword
 import re
+import tokenize
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +18,11 @@ from bough.gateway.parsers.spec import ToolSpec
 _PLAIN = re.compile(r"[^\"'()\[\]{}]+")
 _QUOTE = re.compile(r"\"\"\"|'''|\"|'")
 _STRING_PART = re.compile(r"[^\"'\\]+")
+
+_HAS_WORD = re.compile(rf"\b(?:{'|'.join(keyword.kwlist)})\s*=")
+_RENAMED = "_word_of_python_"
+_LINE_BREAKS = frozenset([tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT])
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 """Models write them now and then; as Python they would be names."""
@@ -129,14 +137,32 @@ def keyword_arguments(text: str) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know: a model may write them
-            call = ast.parse(f"_({text}\n)", mode="eval").body
+            call = ast.parse(f"_({_renamed(text)}\n)", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             return None
-        if any(keyword.arg is None for keyword in call.keywords):
+        if any(word.arg is None for word in call.keywords):
             return None
-        return encode({str(keyword.arg): _literal(keyword.value) for keyword in call.keywords})
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return encode({str(word.arg).removeprefix(_RENAMED): _literal(word.value) for word in call.keywords})
+    except (SyntaxError, tokenize.TokenError, ValueError, TypeError, MemoryError, RecursionError):
         return None
+
+
+def _renamed(text: str) -> str:
+    """Arguments such as `from=1`, whose names are words of Python, under other names."""
+    if not _HAS_WORD.search(text):
+        return text
+    lines = io.StringIO(f"({text}\n)", newline="\n").readlines()
+    tokens = [token for token in tokenize.generate_tokens(iter(lines).__next__) if token.type not in _LINE_BREAKS]
+    places: list[tuple[int, int]] = []
+    depth = 0
+    for before, token, behind in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        depth += (before.string in _OPENING) - (before.string in _CLOSING) if before.type == tokenize.OP else 0
+        is_argument = depth == 1 and before.string in ("(", ",") and behind.string == "="
+        if is_argument and token.type == tokenize.NAME and keyword.iskeyword(token.string):
+            places.append(token.start)
+    for row, column in reversed(places):
+        lines[row - 1] = lines[row - 1][:column] + _RENAMED + lines[row - 1][column:]
+    return "".join(lines)[1:-2]
 
 
 def _literal(node: ast.expr) -> Any:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bough.common.errors import InvalidRequestError
 from bough.gateway.parsers import deepseek, gpt_oss, kimi_k2, llama3, mistral
 from bough.gateway.parsers.spec import BuildStructuralTag, ToolSpec
 
@@ -19,6 +20,13 @@ _MAX_WHITE_SPACE = 16
 """Characters in a row between the parts of arguments: with no bound, a model that is lost writes line breaks on."""
 
 _ANY_OBJECT: Format = {"type": "object"}
+_PYTHON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEYWORDS_OF_ARGUMENTS = frozenset(
+    [
+        *("type", "properties", "required", "additionalProperties", "$defs", "definitions"),
+        *("$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"),
+    ]
+)
 _TYPE_WORDS = ("type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 
 
@@ -206,22 +214,51 @@ def _arguments(tool: ToolSpec, reads_schema: bool, style: str = "json") -> Forma
 def _keywords(tool: ToolSpec, reads_schema: bool) -> Format:
     """Arguments as keywords, in the order of the schema, those that are required first."""
     schema = _schema(tool, reads_schema)
+    _check_keywords(tool.name, schema)
     properties = schema.get("properties", {})
+    definitions: Format = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     # A name that Python does not take cannot be a keyword, and the call would be none.
-    names = [name for name in properties if re.fullmatch(r"[A-Za-z_]\w*", name)]
-    if not names and schema.get("additionalProperties") is not False:
-        pair = _sequence({"type": "regex", "pattern": "[A-Za-z_][A-Za-z0-9_]*="}, _json(True))
+    names = [name for name in properties if _PYTHON_NAME.fullmatch(name)]
+    rest = schema.get("additionalProperties", True)
+    if not names and rest is not False:
+        pair = _sequence({"type": "regex", "pattern": "[A-Za-z_][A-Za-z0-9_]*="}, _json(_with(definitions, rest)))
         more: Format = {"type": "star", "content": _sequence(_constant(", "), pair)}
         return {"type": "optional", "content": _sequence(pair, more)}
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    pairs: dict[str, Format] = {}
-    for name in names:
-        value = properties[name]
-        with_definitions = {**value, **definitions} if isinstance(value, dict) else value
-        pairs[name] = _sequence(_constant(f"{name}="), _json(with_definitions))
+    pairs = {name: _sequence(_constant(f"{name}="), _json(_with(definitions, properties[name]))) for name in names}
     required = [pairs[name] for name in names if name in schema.get("required", ())]
     optional = [pairs[name] for name in names if name not in schema.get("required", ())]
     return _listed(required, optional)
+
+
+def _with(definitions: Format, schema: Any) -> Any:
+    return {**schema, **definitions} if isinstance(schema, dict) else schema
+
+
+def _check_keywords(name: str, schema: Format) -> None:
+    """Refuse what keywords with a grammar each cannot be held to: what is said of the arguments together."""
+    field = f"tools.{name}.parameters"
+    for key in schema:
+        if key not in _KEYWORDS_OF_ARGUMENTS and not key.startswith("x-"):
+            raise InvalidRequestError(f"{field}: {key} is not supported in this model's format of calls", field=field)
+    properties = schema.get("properties", {})
+    for required in schema.get("required", ()):
+        if not _PYTHON_NAME.fullmatch(required) or required not in properties:
+            raise InvalidRequestError(
+                f"{field}: required: {required!r} is no listed property that this model's format of calls can name",
+                field=field,
+            )
+    if any(not reference.startswith(("#/$defs/", "#/definitions/")) for reference in _references(schema)):
+        raise InvalidRequestError(
+            f"{field}: $ref is supported only to $defs in this model's format of calls", field=field
+        )
+
+
+def _references(schema: Any) -> Iterator[str]:
+    for key, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key == "$ref" and isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            yield from _references(value)
 
 
 def _listed(required: Sequence[Format], optional: Sequence[Format]) -> Format:
