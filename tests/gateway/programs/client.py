@@ -49,6 +49,8 @@ class ProgramClient:
         self.stream: Stream = stub.Run(metadata=metadata)
         self.opened = pb.ProgramOpened()
         self.pieces: dict[int, list[gateway_pb2.GenerateResponse]] = defaultdict(list)
+        self.begun: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        """Set for a generation when its first piece has come."""
         self.answered: list[int] = []
         """Calls in the order in which they were answered."""
         self._opening = opening or pb.OpenProgram()
@@ -81,7 +83,8 @@ class ProgramClient:
         """Send a call; returns its number."""
         number = next(self._numbers)
         self._results[number] = asyncio.get_running_loop().create_future()
-        await self.stream.write(pb.ProgramRequest(call=number, **action))
+        async with asyncio.timeout(TIMEOUT_S):
+            await self.stream.write(pb.ProgramRequest(call=number, **action))
         return number
 
     async def result(self, number: int) -> pb.ProgramResponse:
@@ -115,6 +118,7 @@ class ProgramClient:
             async for response in self.stream:
                 if response.HasField("piece"):
                     self.pieces[response.call].append(response.piece)
+                    self.begun[response.call].set()
                     continue
                 self.answered.append(response.call)
                 self._results[response.call].set_result(response)
