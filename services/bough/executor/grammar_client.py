@@ -1,4 +1,4 @@
-"""Fetches compiled grammars from the grammar service."""
+"""Has grammars compiled by the grammar service, and fetches them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import asyncio
 import grpc
 import grpc.aio
 
-from bough.common.codec import encode_grammar
+from bough.common.codec import encode_grammar, grammar_kind_to_wire
 from bough.common.errors import UnavailableError
 from bough.common.rpc.channel import from_rpc_error
-from bough.common.sampling import Grammar
+from bough.common.sampling import Grammar, GrammarKind
 from bough.rpc.v1 import grammar_pb2, grammar_pb2_grpc
 
 ATTEMPTS = 8
@@ -33,6 +33,22 @@ async def fetch_grammar(channel: grpc.aio.Channel, grammar: Grammar) -> tuple[st
                 raise from_rpc_error(error, peer="the grammar service") from error
         await asyncio.sleep(_BACKOFF_S * 2 ** min(attempt, 4))
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def compile_schema(channel: grpc.aio.Channel, schema: str) -> Grammar:
+    """Name the grammar of a JSON schema, compiled; waits for a grammar service that comes up late.
+
+    Raises:
+        BoughError: The service refuses, or stays away.
+    """
+    stub = grammar_pb2_grpc.GrammarServiceStub(channel)
+    kind = GrammarKind.JSON_SCHEMA
+    request = grammar_pb2.CompileRequest(kind=grammar_kind_to_wire(kind), text=schema)
+    try:
+        response = await stub.Compile(request, timeout=ATTEMPT_TIMEOUT_S, wait_for_ready=True)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error, peer="the grammar service") from error
+    return Grammar(key=response.key, kind=kind, text=schema)
 
 
 async def _fetch_once(stub: grammar_pb2_grpc.GrammarServiceAsyncStub, grammar: Grammar) -> tuple[str, bytes]:

@@ -1,6 +1,7 @@
 """Compiled grammars in the executor: fetched once by key from the grammar service, followed by a matcher a sequence.
 
-xgrammar is imported when the first grammar comes: it costs most of a second, and many deployments never use it.
+xgrammar is imported with the first grammar, which is that of the warm-up: it costs most of a second, and so does the
+vocabulary of a large model. Neither keeps a start waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bough.common import grammar_warmup
 from bough.common.errors import InvalidRequestError
 from bough.common.grammar_form import grammar_format, mask_compiler, read_grammar
 from bough.common.sampling import Grammar, SamplingParams
@@ -183,17 +185,31 @@ class GrammarStore:
         Raises:
             BoughError: The grammar service cannot be reached or refuses, or its form cannot be read here.
         """
+        return GrammarMatcher(await self._compiled_of(grammar), self._guesses)
+
+    async def _compiled_of(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
         compiled = self._compiled.get(grammar.key)
         if compiled is not None:
             self._keep(grammar.key, compiled)
-            return GrammarMatcher(compiled, self._guesses)
+            return compiled
         task = self._fetching.get(grammar.key)
         if task is None:
             task = self._fetching[grammar.key] = asyncio.create_task(self._get(grammar))
             # All who wait may be cancelled; the error then belongs to nobody.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        compiled = await asyncio.shield(task)
-        return GrammarMatcher(compiled, self._guesses)
+        return await asyncio.shield(task)
+
+    async def warm_up(self, grammar: Grammar) -> None:
+        """Have the masks made that most schemas share.
+
+        Args:
+            grammar: Of `grammar_warmup.SCHEMA`.
+
+        Raises:
+            BoughError: As `matcher`.
+        """
+        compiled = await self._compiled_of(grammar)
+        await asyncio.to_thread(grammar_warmup.walk, compiled, self._vocab_size)
 
     async def close(self) -> None:
         """Give up what is being fetched."""
@@ -218,9 +234,10 @@ class GrammarStore:
             if self._info is None:
                 self._read_vocabulary()
         try:
-            return self._compiler.compile_grammar(read_grammar(serialized))
+            compiled: xgrammar.CompiledGrammar = self._compiler.compile_grammar(read_grammar(serialized))
         except (RuntimeError, ValueError) as error:
             raise InvalidRequestError(f"the compiled form cannot be read: {error}") from error
+        return compiled
 
     def _read_vocabulary(self) -> None:
         vocabulary = read_vocabulary(self._model_dir)

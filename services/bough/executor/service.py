@@ -13,6 +13,7 @@ from typing import Literal, cast
 import grpc.aio
 import torch
 
+from bough.common import grammar_warmup
 from bough.common.config import Settings
 from bough.common.errors import BoughError, InternalError, ModelError
 from bough.common.ids import new_epoch
@@ -25,7 +26,7 @@ from bough.common.service import Service
 from bough.common.telemetry import Telemetry
 from bough.executor.engine import Engine, Model
 from bough.executor.gpu.device import choose_device
-from bough.executor.grammar_client import fetch_grammar
+from bough.executor.grammar_client import compile_schema, fetch_grammar
 from bough.executor.grammars import GrammarStore
 from bough.executor.loop import EngineLoop
 from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS
@@ -79,6 +80,7 @@ class ExecutorService:
         self._grammars: GrammarStore | None = None
         self._grammar_channel: grpc.aio.Channel | None = None
         self._ready: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._failure: BoughError | None = None
         self._began_s = time.monotonic()
 
@@ -117,6 +119,9 @@ class ExecutorService:
         """End everything."""
         if self._servicer is not None:
             await self._servicer.close()
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         if self._grammars is not None:
             await self._grammars.close()
         if self._grammar_channel is not None:
@@ -144,6 +149,7 @@ class ExecutorService:
         self._observer.gauges = engine.gauges()
         self._servicer.engine_ready(capacity)
         self._ready = asyncio.create_task(self._server.set_ready(True))
+        self._warming = asyncio.create_task(self._warm_up(), name="warm-up of grammars")
 
     def _on_report(self, report: StepReport) -> None:
         assert self._servicer is not None
@@ -164,7 +170,19 @@ class ExecutorService:
         self._exit()
 
     async def _matcher(self, params: SamplingParams) -> Matcher:
-        if self._grammars is None:
+        grammars, _ = self._connect_grammars()
+        return await grammars.matcher_of(params)
+
+    async def _warm_up(self) -> None:
+        """Make what the first request with a grammar would wait for: a second or two with a large vocabulary."""
+        grammars, channel = self._connect_grammars()
+        try:
+            await grammars.warm_up(await compile_schema(channel, grammar_warmup.SCHEMA))
+        except BoughError as error:
+            logger.debug("grammars are not warmed up: %s", error)
+
+    def _connect_grammars(self) -> tuple[GrammarStore, grpc.aio.Channel]:
+        if self._grammars is None or self._grammar_channel is None:
             channel = self._grammar_channel = open_channel(self._settings.address_of("grammar"))
             self._grammars = GrammarStore(
                 self._files.path,
@@ -174,7 +192,7 @@ class ExecutorService:
                 max_bytes=self._settings.grammar_cache_mb << 20,
                 jumps=self._settings.jump_forward,
             )
-        return await self._grammars.matcher_of(params)
+        return self._grammars, self._grammar_channel
 
 
 def _ask_to_end() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xgrammar
 
+from bough.common import grammar_warmup
 from bough.common.grammar_form import mask_compiler, write_grammar
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import Vocabulary, xgrammar_tokenizer_info
@@ -37,10 +38,17 @@ class Compiler:
 
     def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: list[int], threads: int = 2) -> None:
         info = xgrammar_tokenizer_info(vocabulary, vocab_size=vocab_size, stop_token_ids=stop_token_ids)
+        self._vocab_size = vocab_size
         self._bitmask = xgrammar.allocate_token_bitmask(1, vocab_size)
         sizes = np.fromiter(map(len, info.decoded_vocab), np.int64, vocab_size)
         self._probe = Probe(sizes, stop_token_ids)
         self._compiler = mask_compiler(info, threads=threads)
+
+    def warm_up(self) -> None:
+        """Make the masks that most schemas share."""
+        prepared = prepare(GrammarKind.JSON_SCHEMA, grammar_warmup.SCHEMA)
+        compiled = self._compiler.compile_grammar(_grammar(prepared.target, prepared.text))
+        grammar_warmup.walk(compiled, self._vocab_size)
 
     def compile(self, kind: GrammarKind, text: str) -> bytes:
         """The compiled form, as `common.grammar_form` has it.

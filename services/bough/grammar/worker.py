@@ -45,6 +45,7 @@ def main() -> None:
     )
     _limit_memory()
     _write(output, frames.pack({"format": grammar_format()}))
+    compiler.warm_up()
     while (frame := frames.read(sys.stdin.buffer)) is not None:
         header, body = frame
         try:
