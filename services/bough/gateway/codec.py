@@ -151,8 +151,11 @@ def encode_piece(call: Call, generation: str, piece: Piece) -> gateway_pb2.Gener
         next_position=piece.next_position,
         finish_reason=common_pb2.FinishReason.ValueType(int(piece.finish)),
         stop_string=piece.stop_string,
-        logprobs=None if piece.logprobs is None else _encode_logprobs(piece.logprobs),
     )
+    if piece.logprobs is not None:
+        response.logprobs.CopyFrom(_encode_logprobs(piece.logprobs))
+        response.logprob_bytes.extend(info.data for info in piece.logprobs)
+        response.top_bytes.extend(data for info in piece.logprobs for _, data, _ in info.top)
     if piece.finish is not FinishReason.NONE:
         response.usage.prompt_tokens = call.num_prompt_tokens[0]
         response.usage.cached_tokens = call.receivers[piece.index].cached_tokens

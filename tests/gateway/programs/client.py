@@ -55,6 +55,7 @@ class ProgramClient:
         """Calls in the order in which they were answered."""
         self._opening = opening or pb.OpenProgram()
         self._numbers = count(1)
+        self._writing = asyncio.Lock()
         self._results: dict[int, asyncio.Future[pb.ProgramResponse]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -83,7 +84,8 @@ class ProgramClient:
         """Send a call; returns its number."""
         number = next(self._numbers)
         self._results[number] = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(TIMEOUT_S):
+        # grpc.aio loses a write that is begun while another one is under way.
+        async with asyncio.timeout(TIMEOUT_S), self._writing:
             await self.stream.write(pb.ProgramRequest(call=number, **action))
         return number
 

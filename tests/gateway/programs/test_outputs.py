@@ -104,8 +104,8 @@ async def test_a_state_is_the_text_that_was_shown(
     found = await kept(output, tail, include_stop=include_stop)
     assert text_of([*tail, *found]) == text_of(tail).rstrip("\ufffd") + output.text
     # Whatever lies wholly before the end is kept as it was.
-    same = next((i for i, (a, b) in enumerate(zip(found, tokens, strict=False)) if a != b), len(found))
-    if same < len(tokens):
-        grown = text_of([*tail, *tokens[: same + 1]])
+    same = next((i for i, (a, b) in enumerate(zip(found, output.tokens, strict=False)) if a != b), len(found))
+    if same < len(output.tokens):
+        grown = text_of([*tail, *output.tokens[: same + 1]])
         shown = text_of([*tail, *found])
         assert not shown.startswith(grown) or "\ufffd" in grown

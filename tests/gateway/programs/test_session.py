@@ -72,6 +72,27 @@ async def test_a_whole_generation_comes_in_one_piece(client: ProgramClient) -> N
     assert [len(piece.logprobs.logprobs) for piece in client.pieces[number]] == [11, 11]
 
 
+async def test_pieces_come_no_closer_together_than_asked_for(deployment: Deployment, client: ProgramClient) -> None:
+    await client.do(extend=text(0, "ab"))
+    action = gen(0)
+    action.pause_ms = 3_600_000
+    number = await client.send(generate=action)
+    await client.result(number)
+    # The first one comes at once and the last one with the end; all between is one piece.
+    assert len(client.pieces[number]) <= 2
+    assert client.text(number) == "echo of ab"
+    assert client.pieces[number][-1].finish_reason == STOP
+
+
+async def test_log_probabilities_come_with_the_bytes_of_their_tokens(client: ProgramClient) -> None:
+    await client.do(extend=text(0, "ab"))
+    number = await client.send(generate=gen(0, whole=True, top_logprobs=2, max_tokens=2))
+    await client.result(number)
+    (piece,) = client.pieces[number]
+    assert list(piece.logprob_bytes) == [b"e", b"c"]
+    assert list(piece.top_bytes) == [b"e", b"f", b"c", b"d"]
+
+
 async def test_several_continuations_leave_the_state_alone(deployment: Deployment, client: ProgramClient) -> None:
     deployment.chain.backend.reply = lambda prompt, sibling: f"{prompt}{sibling}"
     await client.do(extend=text(0, "x"))

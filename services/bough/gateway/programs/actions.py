@@ -55,6 +55,8 @@ class Generate:
     """Without a prompt."""
     whole: bool = False
     """Tell of each continuation once, when it has ended."""
+    pause_s: float = 0.0
+    """Least time between two pieces of a continuation but the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

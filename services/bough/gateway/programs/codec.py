@@ -112,7 +112,12 @@ def _decode_generate(message: pb.GenerateState) -> Generate:
     for name in ("model", "cache_salt"):
         if value := getattr(options, name):
             raise refuse(f"options.{name}", value, "nothing: the program has it")
-    return Generate(state=message.state, request=decode_generate(options, _EMPTY_PROMPT), whole=message.whole)
+    return Generate(
+        state=message.state,
+        request=decode_generate(options, _EMPTY_PROMPT),
+        whole=message.whole,
+        pause_s=message.pause_ms / 1000,
+    )
 
 
 def encode_answer(call: int, answer: Answer) -> pb.ProgramResponse:

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from bough.gateway.programs.actions import Answer
 
+MAX_AHEAD = 64
+"""Answers that wait for the transport before who produces more has to wait too."""
+
 
 class Outlet:
     """Writes answers in the order in which they are sent.
@@ -31,6 +34,11 @@ class Outlet:
         self._waiting.append((call, answer, written))
         self._wakeup.set()
         return written
+
+    def offer(self, call: int, answer: Answer) -> Awaitable[None] | None:
+        """As `put`, for who need not wait unless the client is behind: then what is returned is to be waited for."""
+        written = self.put(call, answer)
+        return written if len(self._waiting) > MAX_AHEAD else None
 
     async def send(self, call: int, answer: Answer) -> None:
         """Write an answer to a call; returns once the transport has it."""

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from bough.common.errors import BoughError, InternalError, InvalidRequestError, UnavailableError
-from bough.common.sampling import FinishReason
 from bough.common.telemetry import request_extra
 from bough.gateway.errors import refuse
 from bough.gateway.generate import generation_name
@@ -32,7 +31,8 @@ from bough.gateway.programs.actions import (
 )
 from bough.gateway.programs.errors import CallCancelledError
 from bough.gateway.programs.outlet import Outlet
-from bough.gateway.programs.program import Generation, Prepared, Program
+from bough.gateway.programs.pieces import Pieces
+from bough.gateway.programs.program import Prepared, Program
 from bough.gateway.programs.registry import Programs
 from bough.gateway.programs.turns import Turn, Turns
 from bough.gateway.receiver import Call, Piece
@@ -224,16 +224,18 @@ class Session:
         async with self._program.generate(call, action) as generation:
             requests = [receiver.request for receiver in call.receivers]
             name = generation_name(call.num_prompt_tokens[0], requests)
-            if action.whole:
-                for piece in await _whole(generation):
-                    await self._outlet.send(pending.number, Grown(call=call, generation=name, piece=piece))
-            else:
-                num_open = len(requests)
-                while num_open:
-                    for piece in await call.pieces():
-                        generation.running.saw(piece)
-                        num_open -= piece.finish is not FinishReason.NONE
-                        await self._outlet.send(pending.number, Grown(call=call, generation=name, piece=piece))
+
+            def tell(piece: Piece) -> Awaitable[None] | None:
+                return self._outlet.offer(pending.number, Grown(call=call, generation=name, piece=piece))
+
+            pieces = Pieces(action, tell)
+
+            def take(found: list[Piece]) -> Awaitable[None] | None:
+                for piece in found:
+                    generation.running.saw(piece)
+                return pieces.take(found)
+
+            await call.each(take)
             return await generation.keep()
 
     def _answer(self, pending: _Pending, answer: Answer) -> asyncio.Future[None]:
@@ -303,24 +305,6 @@ class Session:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _whole(generation: Generation) -> list[Piece]:
-    """Each continuation in one piece, once all have ended."""
-    whole: dict[int, Piece] = {}
-
-    def take(pieces: list[Piece]) -> None:
-        for piece in pieces:
-            generation.running.saw(piece)
-            if (before := whole.get(piece.index)) is not None:
-                piece.text = before.text + piece.text
-                piece.tokens = before.tokens + piece.tokens
-                if before.logprobs is not None:
-                    piece.logprobs = before.logprobs + (piece.logprobs or [])
-            whole[piece.index] = piece
-
-    await generation.running.call.each(take)
-    return [whole[index] for index in sorted(whole)]
 
 
 async def _first(*tasks: asyncio.Task[None]) -> None:

@@ -385,6 +385,8 @@ class GenerateResponse(_message.Message):
     STOP_STRING_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    LOGPROB_BYTES_FIELD_NUMBER: _builtins.int
+    TOP_BYTES_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     """Names the generation, for ResumeGenerate."""
     index: _builtins.int
@@ -409,6 +411,14 @@ class GenerateResponse(_message.Message):
     def usage(self) -> Global___Usage:
         """In the last piece of a continuation."""
 
+    @_builtins.property
+    def logprob_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Bytes of each token that has an entry in logprobs."""
+
+    @_builtins.property
+    def top_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Bytes of each of the alternatives, as many as top_ids."""
+
     def __init__(
         self,
         *,
@@ -421,10 +431,12 @@ class GenerateResponse(_message.Message):
         stop_string: _builtins.str = ...,
         logprobs: _common_pb2.LogprobColumns | None = ...,
         usage: Global___Usage | None = ...,
+        logprob_bytes: _abc.Iterable[_builtins.bytes] | None = ...,
+        top_bytes: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "generation", b"generation", "index", b"index", "logprobs", b"logprobs", "next_position", b"next_position", "stop_string", b"stop_string", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "generation", b"generation", "index", b"index", "logprob_bytes", b"logprob_bytes", "logprobs", b"logprobs", "next_position", b"next_position", "stop_string", b"stop_string", "text", b"text", "token_ids", b"token_ids", "top_bytes", b"top_bytes", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from bough.rpc.v1 import gateway_pb2 as bough_dot_rpc_dot_v1_dot_gateway__pb2
 from bough.rpc.v1 import tokenizer_pb2 as bough_dot_rpc_dot_v1_dot_tokenizer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ough/rpc/v1/program.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\x1a\x1a\x62ough/rpc/v1/gateway.proto\x1a\x1c\x62ough/rpc/v1/tokenizer.proto\"\xd1\x03\n\x0eProgramRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12)\n\x04open\x18\x02 \x01(\x0b\x32\x19.bough.rpc.v1.OpenProgramH\x00\x12+\n\x06\x65xtend\x18\x03 \x01(\x0b\x32\x19.bough.rpc.v1.ExtendStateH\x00\x12/\n\x08generate\x18\x04 \x01(\x0b\x32\x1b.bough.rpc.v1.GenerateStateH\x00\x12+\n\x06select\x18\x05 \x01(\x0b\x32\x19.bough.rpc.v1.SelectStateH\x00\x12\'\n\x04\x66ork\x18\x06 \x01(\x0b\x32\x17.bough.rpc.v1.ForkStateH\x00\x12(\n\x04join\x18\x07 \x01(\x0b\x32\x18.bough.rpc.v1.JoinStatesH\x00\x12/\n\x08rollback\x18\x08 \x01(\x0b\x32\x1b.bough.rpc.v1.RollbackStateH\x00\x12.\n\x07release\x18\t \x01(\x0b\x32\x1b.bough.rpc.v1.ReleaseStatesH\x00\x12\x10\n\x06\x63\x61ncel\x18\n \x01(\x04H\x00\x12+\n\x05\x63lose\x18\x0b \x01(\x0b\x32\x1a.bough.rpc.v1.CloseProgramH\x00\x42\x08\n\x06\x61\x63tion\"c\n\x0bOpenProgram\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07program\x18\x02 \x01(\t\x12\x14\n\x07lease_s\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\ncache_salt\x18\x04 \x01(\tB\n\n\x08_lease_s\"\x91\x01\n\x0b\x45xtendState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1b.bough.rpc.v1.ChatExtensionH\x00\x42\t\n\x07\x63ontent\"n\n\rChatExtension\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.bough.rpc.v1.ChatPrompt\x12\x11\n\tnum_known\x18\x02 \x01(\r\x12\x0f\n\x07is_open\x18\x03 \x01(\x08\x12\x11\n\topen_turn\x18\x04 \x01(\x08\"]\n\rGenerateState\x12\r\n\x05state\x18\x01 \x01(\x04\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.bough.rpc.v1.GenerateRequest\x12\r\n\x05whole\x18\x03 \x01(\x08\"D\n\x0bSelectState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x15\n\runconditional\x18\x03 \x01(\x08\",\n\tForkState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\"-\n\nJoinStates\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\".\n\rRollbackState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1f\n\rReleaseStates\x12\x0e\n\x06states\x18\x01 \x03(\x04\"\x0e\n\x0c\x43loseProgram\"\x95\x02\n\x0fProgramResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ProgramOpenedH\x00\x12-\n\x07\x63hanged\x18\x03 \x01(\x0b\x32\x1a.bough.rpc.v1.StateChangedH\x00\x12/\n\x05piece\x18\x04 \x01(\x0b\x32\x1e.bough.rpc.v1.GenerateResponseH\x00\x12/\n\x08selected\x18\x05 \x01(\x0b\x32\x1b.bough.rpc.v1.StateSelectedH\x00\x12*\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x18.bough.rpc.v1.CallFailedH\x00\x42\x08\n\x06\x61nswer\"`\n\rProgramOpened\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\r\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\"-\n\x0cStateChanged\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"d\n\rStateSelected\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x1e\n\x16unconditional_logprobs\x18\x03 \x03(\x02\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"C\n\nCallFailed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r2R\n\x08Programs\x12\x46\n\x03Run\x12\x1c.bough.rpc.v1.ProgramRequest\x1a\x1d.bough.rpc.v1.ProgramResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ough/rpc/v1/program.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\x1a\x1a\x62ough/rpc/v1/gateway.proto\x1a\x1c\x62ough/rpc/v1/tokenizer.proto\"\xd1\x03\n\x0eProgramRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12)\n\x04open\x18\x02 \x01(\x0b\x32\x19.bough.rpc.v1.OpenProgramH\x00\x12+\n\x06\x65xtend\x18\x03 \x01(\x0b\x32\x19.bough.rpc.v1.ExtendStateH\x00\x12/\n\x08generate\x18\x04 \x01(\x0b\x32\x1b.bough.rpc.v1.GenerateStateH\x00\x12+\n\x06select\x18\x05 \x01(\x0b\x32\x19.bough.rpc.v1.SelectStateH\x00\x12\'\n\x04\x66ork\x18\x06 \x01(\x0b\x32\x17.bough.rpc.v1.ForkStateH\x00\x12(\n\x04join\x18\x07 \x01(\x0b\x32\x18.bough.rpc.v1.JoinStatesH\x00\x12/\n\x08rollback\x18\x08 \x01(\x0b\x32\x1b.bough.rpc.v1.RollbackStateH\x00\x12.\n\x07release\x18\t \x01(\x0b\x32\x1b.bough.rpc.v1.ReleaseStatesH\x00\x12\x10\n\x06\x63\x61ncel\x18\n \x01(\x04H\x00\x12+\n\x05\x63lose\x18\x0b \x01(\x0b\x32\x1a.bough.rpc.v1.CloseProgramH\x00\x42\x08\n\x06\x61\x63tion\"c\n\x0bOpenProgram\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07program\x18\x02 \x01(\t\x12\x14\n\x07lease_s\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\ncache_salt\x18\x04 \x01(\tB\n\n\x08_lease_s\"\x91\x01\n\x0b\x45xtendState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.bough.rpc.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1b.bough.rpc.v1.ChatExtensionH\x00\x42\t\n\x07\x63ontent\"n\n\rChatExtension\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.bough.rpc.v1.ChatPrompt\x12\x11\n\tnum_known\x18\x02 \x01(\r\x12\x0f\n\x07is_open\x18\x03 \x01(\x08\x12\x11\n\topen_turn\x18\x04 \x01(\x08\"o\n\rGenerateState\x12\r\n\x05state\x18\x01 \x01(\x04\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.bough.rpc.v1.GenerateRequest\x12\r\n\x05whole\x18\x03 \x01(\x08\x12\x10\n\x08pause_ms\x18\x04 \x01(\r\"D\n\x0bSelectState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x15\n\runconditional\x18\x03 \x01(\x08\",\n\tForkState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\"-\n\nJoinStates\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x10\n\x08\x63hildren\x18\x02 \x03(\x04\".\n\rRollbackState\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1f\n\rReleaseStates\x12\x0e\n\x06states\x18\x01 \x03(\x04\"\x0e\n\x0c\x43loseProgram\"\x95\x02\n\x0fProgramResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1b.bough.rpc.v1.ProgramOpenedH\x00\x12-\n\x07\x63hanged\x18\x03 \x01(\x0b\x32\x1a.bough.rpc.v1.StateChangedH\x00\x12/\n\x05piece\x18\x04 \x01(\x0b\x32\x1e.bough.rpc.v1.GenerateResponseH\x00\x12/\n\x08selected\x18\x05 \x01(\x0b\x32\x1b.bough.rpc.v1.StateSelectedH\x00\x12*\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x18.bough.rpc.v1.CallFailedH\x00\x42\x08\n\x06\x61nswer\"`\n\rProgramOpened\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\r\x12-\n\x08identity\x18\x03 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\"-\n\x0cStateChanged\x12\r\n\x05state\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"d\n\rStateSelected\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x1e\n\x16unconditional_logprobs\x18\x03 \x03(\x02\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"C\n\nCallFailed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r2R\n\x08Programs\x12\x46\n\x03Run\x12\x1c.bough.rpc.v1.ProgramRequest\x1a\x1d.bough.rpc.v1.ProgramResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,29 +43,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATEXTENSION']._serialized_start=846
   _globals['_CHATEXTENSION']._serialized_end=956
   _globals['_GENERATESTATE']._serialized_start=958
-  _globals['_GENERATESTATE']._serialized_end=1051
-  _globals['_SELECTSTATE']._serialized_start=1053
-  _globals['_SELECTSTATE']._serialized_end=1121
-  _globals['_FORKSTATE']._serialized_start=1123
-  _globals['_FORKSTATE']._serialized_end=1167
-  _globals['_JOINSTATES']._serialized_start=1169
-  _globals['_JOINSTATES']._serialized_end=1214
-  _globals['_ROLLBACKSTATE']._serialized_start=1216
-  _globals['_ROLLBACKSTATE']._serialized_end=1262
-  _globals['_RELEASESTATES']._serialized_start=1264
-  _globals['_RELEASESTATES']._serialized_end=1295
-  _globals['_CLOSEPROGRAM']._serialized_start=1297
-  _globals['_CLOSEPROGRAM']._serialized_end=1311
-  _globals['_PROGRAMRESPONSE']._serialized_start=1314
-  _globals['_PROGRAMRESPONSE']._serialized_end=1591
-  _globals['_PROGRAMOPENED']._serialized_start=1593
-  _globals['_PROGRAMOPENED']._serialized_end=1689
-  _globals['_STATECHANGED']._serialized_start=1691
-  _globals['_STATECHANGED']._serialized_end=1736
-  _globals['_STATESELECTED']._serialized_start=1738
-  _globals['_STATESELECTED']._serialized_end=1838
-  _globals['_CALLFAILED']._serialized_start=1840
-  _globals['_CALLFAILED']._serialized_end=1907
-  _globals['_PROGRAMS']._serialized_start=1909
-  _globals['_PROGRAMS']._serialized_end=1991
+  _globals['_GENERATESTATE']._serialized_end=1069
+  _globals['_SELECTSTATE']._serialized_start=1071
+  _globals['_SELECTSTATE']._serialized_end=1139
+  _globals['_FORKSTATE']._serialized_start=1141
+  _globals['_FORKSTATE']._serialized_end=1185
+  _globals['_JOINSTATES']._serialized_start=1187
+  _globals['_JOINSTATES']._serialized_end=1232
+  _globals['_ROLLBACKSTATE']._serialized_start=1234
+  _globals['_ROLLBACKSTATE']._serialized_end=1280
+  _globals['_RELEASESTATES']._serialized_start=1282
+  _globals['_RELEASESTATES']._serialized_end=1313
+  _globals['_CLOSEPROGRAM']._serialized_start=1315
+  _globals['_CLOSEPROGRAM']._serialized_end=1329
+  _globals['_PROGRAMRESPONSE']._serialized_start=1332
+  _globals['_PROGRAMRESPONSE']._serialized_end=1609
+  _globals['_PROGRAMOPENED']._serialized_start=1611
+  _globals['_PROGRAMOPENED']._serialized_end=1707
+  _globals['_STATECHANGED']._serialized_start=1709
+  _globals['_STATECHANGED']._serialized_end=1754
+  _globals['_STATESELECTED']._serialized_start=1756
+  _globals['_STATESELECTED']._serialized_end=1856
+  _globals['_CALLFAILED']._serialized_start=1858
+  _globals['_CALLFAILED']._serialized_end=1925
+  _globals['_PROGRAMS']._serialized_start=1927
+  _globals['_PROGRAMS']._serialized_end=2009
 # @@protoc_insertion_point(module_scope)

@@ -232,10 +232,13 @@ class GenerateState(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    PAUSE_MS_FIELD_NUMBER: _builtins.int
     state: _builtins.int
     """The state."""
     whole: _builtins.bool
     """Send one piece a continuation, with its end, instead of pieces as they are produced."""
+    pause_ms: _builtins.int
+    """Least time between two pieces of a continuation but the last, in milliseconds; what comes meanwhile is one piece. 0: none."""
     @_builtins.property
     def options(self) -> _gateway_pb2.GenerateRequest:
         """How; `prompt`, `model` and `cache_salt` stay empty."""
@@ -246,10 +249,11 @@ class GenerateState(_message.Message):
         state: _builtins.int = ...,
         options: _gateway_pb2.GenerateRequest | None = ...,
         whole: _builtins.bool = ...,
+        pause_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "state", b"state", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "pause_ms", b"pause_ms", "state", b"state", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
