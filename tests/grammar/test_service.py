@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -96,6 +98,38 @@ async def test_a_compiler_outlives_what_it_fails_over() -> None:
     assert process.restarting is None
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
     await process.stop()
+
+
+async def test_a_compiler_that_died_between_two_sources_costs_the_next_one_nothing() -> None:
+    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
+    await process.start()
+    for _ in range(2):
+        assert process.pid is not None
+        before = process.pid
+        os.kill(before, signal.SIGKILL)
+        await asyncio.to_thread(os.waitid, os.P_PID, before, os.WEXITED | os.WNOWAIT)
+        assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+        assert process.pid != before
+    await process.stop()
+
+
+async def test_a_compiler_killed_over_a_source_is_there_again_for_the_next_one() -> None:
+    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
+    await process.start()
+    compiling = asyncio.create_task(process.compile(GrammarKind.JSON_SCHEMA, HOPELESS))
+    await asyncio.sleep(0)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(InvalidRequestError, match="the compiler gave up on it"):
+        await compiling
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+    await process.stop()
+
+
+def test_no_service_forks() -> None:
+    # gRPC's threads crash a forked child; see `bough.grammar.process`.
+    source = Path(__file__).parents[2] / "services"
+    assert [path for path in source.rglob("*.py") if "create_subprocess" in path.read_text()] == []
 
 
 async def test_a_call_that_is_given_up_does_not_shift_the_answers() -> None:

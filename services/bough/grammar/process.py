@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,40 @@ logger = logging.getLogger(__name__)
 
 COMPILE_LIMIT_S = 10.0
 _START_LIMIT_S = 120.0
+
+
+class _Child:
+    """A running process and the connection to it, which is both its standard input and output."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], reader: StreamReader, writer: StreamWriter) -> None:
+        self._popen = popen
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def start(cls) -> _Child:
+        """Start one."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = _spawn(theirs.fileno())
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(popen, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return self._popen.pid
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended."""
+        return self._popen.poll() is not None
+
+    async def kill(self) -> None:
+        """End it and wait until it is gone."""
+        self.writer.close()
+        self._popen.kill()
+        await asyncio.shield(asyncio.to_thread(self._popen.wait))
 
 
 class CompilerProcess:
@@ -48,11 +84,16 @@ class CompilerProcess:
             "threads": threads,
         }
         self._limit_s = limit_s
-        self._process: Process | None = None
+        self._process: _Child | None = None
         self._turn = asyncio.Lock()
         self._restart: asyncio.Task[None] | None = None
         self.format = ""
         """Of the compiled form; known once started."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
 
     @property
     def restarting(self) -> asyncio.Task[None] | None:
@@ -76,14 +117,15 @@ class CompilerProcess:
                     await self._start()
 
     async def _start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "bough.grammar.worker", stdin=PIPE, stdout=PIPE
-        )
+        self._process = await _Child.start()
         try:
             header, _ = await self._exchange(frames.pack(self._setup), _START_LIMIT_S)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             await self._kill()
             raise ModelError("the grammar compiler does not start; its standard error says why") from None
+        except asyncio.CancelledError:
+            await self._kill()
+            raise
         self.format = header["format"]
 
     async def compile(self, kind: GrammarKind, text: str) -> bytes:
@@ -94,6 +136,9 @@ class CompilerProcess:
             UnavailableError: The process is down and does not start.
         """
         async with self._turn:
+            if self._process is not None and self._process.is_dead:
+                logger.warning("the grammar compiler died between two sources")
+                await self._kill()
             if self._process is None:
                 try:
                     await self._start()
@@ -116,20 +161,16 @@ class CompilerProcess:
         return body
 
     async def _exchange(self, frame: bytes, limit_s: float) -> tuple[dict[str, Any], bytes]:
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert self._process is not None
         async with asyncio.timeout(limit_s):
-            process.stdin.write(frame)
-            await process.stdin.drain()
-            return await frames.read_async(process.stdout)
+            self._process.writer.write(frame)
+            await self._process.writer.drain()
+            return await frames.read_async(self._process.reader)
 
     async def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            # communicate, not wait: it also closes the pipes.
-            await process.communicate()
+            await process.kill()
 
     async def stop(self) -> None:
         """End the process."""
@@ -138,3 +179,9 @@ class CompilerProcess:
             with suppress(asyncio.CancelledError):
                 await self._restart
         await self._kill()
+
+
+def _spawn(connection: int) -> subprocess.Popen[bytes]:
+    # Not by asyncio: uvloop forks, and then gRPC's handlers run in the child and crash it now and then, where calls are
+    # under way. Here nothing of ours runs between the two programs.
+    return subprocess.Popen([sys.executable, "-P", "-m", "bough.grammar.worker"], stdin=connection, stdout=connection)
