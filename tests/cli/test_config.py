@@ -34,6 +34,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert load_settings({}, {"BOUGH_API_KEY": ""}).settings.api_key is None
 
 
+def test_the_address_that_programs_run_at_is_no_setting_of_a_server() -> None:
+    assert load_settings({}, {"BOUGH_URL": "http://127.0.0.1:8137"}).origins == {}
+
+
 @pytest.mark.parametrize(
     ("environ", "said"),
     [

@@ -101,6 +101,26 @@ def test_what_the_function_raises_wins_and_cancels_its_calls() -> None:
     assert backend.num_under_way == backend.num_sessions == 0
 
 
+async def test_who_still_waits_when_a_run_ends_is_told() -> None:
+    gate = Gate()
+
+    async def read(s: AsyncState) -> None:
+        await s["x"]
+
+    @function
+    async def program(s: AsyncState) -> None:
+        s += gen("x")
+        readers.append(asyncio.create_task(read(s)))
+        await gate.until_arrived()
+        raise ValueError("enough")
+
+    readers: list[asyncio.Task[None]] = []
+    with pytest.raises(ValueError, match="enough"):
+        await program.arun(backend=Fake(gate.answer))
+    with pytest.raises(StateError, match="the program ended before this was done"):
+        await readers[0]
+
+
 async def test_a_run_that_is_cancelled_leaves_no_task_and_no_call() -> None:
     gate = Gate()
     backend = Fake(gate.answer)
@@ -122,7 +142,7 @@ async def test_a_run_that_is_cancelled_leaves_no_task_and_no_call() -> None:
 
 
 async def test_a_plain_program_that_is_cancelled_ends_with_its_thread() -> None:
-    gate, ended = Gate(), threading.Event()
+    gate, ended, handled = Gate(), threading.Event(), threading.Event()
     backend = Fake(gate.answer)
 
     @function
@@ -132,7 +152,7 @@ async def test_a_plain_program_that_is_cancelled_ends_with_its_thread() -> None:
             try:
                 s["x"]
             except Exception:
-                s += "is no error that a program handles"
+                handled.set()
         finally:
             ended.set()
 
@@ -142,7 +162,7 @@ async def test_a_plain_program_that_is_cancelled_ends_with_its_thread() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert ended.is_set() and backend.num_under_way == 0
+    assert ended.is_set() and not handled.is_set() and backend.num_under_way == 0
 
 
 async def test_a_state_that_outlives_its_run_says_so() -> None:
@@ -176,5 +196,12 @@ async def test_a_blocking_run_is_refused_where_an_event_loop_runs() -> None:
     def program(s: State) -> None:
         s += "text"
 
-    with pytest.raises(RuntimeError, match="await arun instead"):
-        program.run(backend=Fake())
+    uses = (
+        lambda: program.run(backend=Fake()),
+        lambda: program.run_batch([{}], backend=Fake()),
+        lambda: program.stream(backend=Fake()),
+        program.trace,
+    )
+    for use in uses:
+        with pytest.raises(RuntimeError, match="await arun instead"):
+            use()

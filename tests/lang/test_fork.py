@@ -58,12 +58,14 @@ def test_join_makes_new_variables_lists_and_may_append_the_texts() -> None:
         group[1] += gen("x")
         s += " here"
         group.join(append=True)
-        s += "."
+        s += "." + gen("end")
         assert group[0]["x"] == s["x"][0]
 
-    result = run(program, Fake(lambda call: call.text[-3:].upper()))
+    backend = Fake(lambda call: call.text[-3:].upper())
+    result = run(program, backend)
     assert result["x"] == ["ONE", "TWO"] and result["mine"] == ["m", None] and result["old"] == 1
-    assert result.text() == "Start here oneONE twoTWO."
+    assert backend.calls[-1].text == "Start here oneONE twoTWO."
+    assert result.text() == "Start here oneONE twoTWO.WO."
 
 
 def test_turns_of_branches_are_appended_as_turns() -> None:

@@ -185,7 +185,7 @@ async def test_a_forgotten_await_is_an_error_and_no_text() -> None:
     @function
     async def program(s: AsyncState) -> None:
         s += gen("x")
-        for use in (lambda: f"{s['x']}", lambda: str(s["x"]), lambda: bool(s["x"])):
+        for use in (lambda: f"{s['x']}", lambda: str(s["x"]), lambda: bool(s["x"]), lambda: s["x"] == "y"):
             with pytest.raises(MissingAwaitError, match=r'await s\["x"\]'):
                 use()
         with pytest.raises(MissingAwaitError, match="await it first"):

@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": ("bough.cli.chat", "Talk to a running server in the terminal"),
     "health": ("bough.cli.health", "Ask a service over gRPC whether it is alive or ready"),
     "bench": ("bough.cli.bench", "Measure speed and memory, of Bough or any OpenAI-compatible server"),
+    "lang": ("bough.cli.lang", "Draw programs of model calls"),
     "version": ("bough.cli.version", "Print the version"),
 }
 """Command -> (module with its `run`, summary)."""

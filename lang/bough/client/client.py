@@ -12,16 +12,20 @@ from bough.client.errors import UnavailableError
 from bough.client.retries import RetryPolicy
 from bough.client.transport import AsyncTransport, Server, Transport
 from bough.client.types import Chat, ChatDelta, Completion, CompletionDelta, Model, Tokens
+from bough.common.config import URL_VARIABLE
 
-_LOCAL = "http://127.0.0.1:8000"
+
+def default_url() -> str:
+    """The address that BOUGH_URL names, else that of a server on this machine."""
+    return os.environ.get(URL_VARIABLE) or "http://127.0.0.1:8000"
 
 
 def find_server(
     base_url: str | None, api_key: str | None, timeout_s: float | None, retry: RetryPolicy | None
 ) -> Server:
-    """The server at this address, else the one that BOUGH_URL names, else the one on this machine."""
+    """The server at this address, else the default one; the key that is given, else BOUGH_API_KEY."""
     return Server(
-        base_url=base_url or os.environ.get("BOUGH_URL") or _LOCAL,
+        base_url=base_url or default_url(),
         api_key=api_key or os.environ.get("BOUGH_API_KEY") or None,
         timeout_s=timeout_s,
         retry=retry or RetryPolicy(),

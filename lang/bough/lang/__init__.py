@@ -35,6 +35,7 @@ from bough.lang.expressions import (
     user_begin,
     user_end,
 )
+from bough.lang.graph import Edge, Graph, Node
 from bough.lang.program import AsyncFunction, Function, PlainFunction, function
 from bough.lang.result import Result
 from bough.lang.state import AsyncState, Group, State
@@ -45,15 +46,18 @@ __all__ = [
     "AsyncState",
     "Backend",
     "ChoicesMethod",
+    "Edge",
     "Expression",
     "ExpressionError",
     "Fake",
     "FakeCall",
     "Function",
+    "Graph",
     "Group",
     "LangError",
     "Meta",
     "MissingAwaitError",
+    "Node",
     "OpenAI",
     "OutputError",
     "PlainFunction",

@@ -69,6 +69,7 @@ class StateCore:
         self._turn = Turn()
         self._end = ""
         """How it ended: "released" or "joined"."""
+        running.states[self] = None
 
     # Called by the program, in its own thread.
 
@@ -227,6 +228,13 @@ class StateCore:
         if not is_told and value:
             yield value
 
+    async def settle(self) -> int:
+        """Tell the backend what it does not know; returns the state's number."""
+        assert self._handle is not None
+        for content in self._writer.take():
+            await self.running.session.extend(self._handle, content)
+        return self._handle
+
     # Done in the event loop.
 
     def _branch(self) -> StateCore:
@@ -264,16 +272,9 @@ class StateCore:
             case Select():
                 await self._select(expression, variable)
 
-    async def _settle(self) -> int:
-        """Tell the backend what it does not know; returns the state's number."""
-        assert self._handle is not None
-        for content in self._writer.take():
-            await self.running.session.extend(self._handle, content)
-        return self._handle
-
     async def _generate(self, gen: Gen, variable: Variable) -> None:
         sampling = gen.sampling.over(self.running.defaults).over(_DEFAULTS)
-        handle = await self._settle()
+        handle = await self.settle()
         produced = Produced(sampling.n or 1)
         call = Generation(name=gen.name, sampling=sampling, constraint=gen.constraint)
         async with aclosing(self.running.session.generate(handle, call)) as pieces:
@@ -288,7 +289,7 @@ class StateCore:
         variable.set(values[0] if sampling.is_single else values, meta)
 
     async def _select(self, select: Select, variable: Variable) -> None:
-        handle = await self._settle()
+        handle = await self.settle()
         unconditional = select.method is ChoicesMethod.UNCONDITIONAL_LIKELIHOOD_NORMALIZED
         call = Selection(name=select.name, choices=select.choices, unconditional=unconditional)
         scores = decide(select.choices, await self.running.session.select(handle, call), select.method)
@@ -297,7 +298,7 @@ class StateCore:
         variable.set(scores[0].choice, Meta(scores=tuple(scores)))
 
     async def _fork(self, children: Sequence[StateCore]) -> None:
-        handle = await self._settle()
+        handle = await self.settle()
         session, text = self.running.session, self.transcript.text()
         unwanted = []
         for child, number in zip(children, await session.fork(handle, len(children)), strict=True):
@@ -323,8 +324,8 @@ class StateCore:
             if child._queue.error is not None:
                 raise child._queue.error
             assert child._handle is not None
-            handles.append(await child._settle() if append else child._handle)
-        here = await self._settle()
+            handles.append(await child.settle() if append else child._handle)
+        here = await self.settle()
         if append:
             # Checked before the backend is told, so that it is told nothing that is refused.
             writer = self._writer.snapshot()
@@ -332,8 +333,10 @@ class StateCore:
                 writer.absorb(child._writer)
             self._writer = writer
         await self.running.session.join(here, handles, append=append)
-        for child in children if append else ():
-            self.transcript.add(child.transcript.text(child._branched_at))
+        for child in children:
+            self.running.states.pop(child, None)
+            if append:
+                self.transcript.add(child.transcript.text(child._branched_at))
         for variable, sources in gathered:
             variable.set([None if source is None else source.get() for source in sources])
 
@@ -342,6 +345,7 @@ class StateCore:
         self._queue.stop(error)
 
     def _release(self) -> None:
+        self.running.states.pop(self, None)
         self.stop(StateError("a state was released before this was done"))
         if self._handle is not None:
             self.running.start(self._give_up(self._handle))
@@ -354,7 +358,7 @@ class StateCore:
             self.running.failed(error)
 
     async def _mark(self, place: Variable) -> None:
-        handle = await self._settle()
+        handle = await self.settle()
         position = await self.running.session.position(handle)
         place.set((position, self.transcript.length, self._writer.snapshot()))
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 
-from bough.common.config import URL_VARIABLE
+from bough.client.client import default_url
 from bough.lang.backends.base import Backend
 from bough.lang.backends.openai import OpenAI
-
-_LOCAL = "http://127.0.0.1:8000"
 
 
 class _Process:
@@ -25,7 +23,7 @@ def set_default_backend(backend: Backend | str | None) -> None:
 def find_backend(backend: Backend | str | None) -> Backend:
     """This one; else the default one; else the server that BOUGH_URL names; else the one on this machine."""
     if backend is None:
-        backend = _Process.backend or os.environ.get(URL_VARIABLE) or _LOCAL
+        backend = _Process.backend or default_url()
     return backend_at(backend) if isinstance(backend, str) else backend
 
 

@@ -23,6 +23,9 @@ _PATTERNS: dict[type, str] = {
     str: r'"[^"\\\r\n\t]*"',
 }
 
+EXAMPLES = {_PATTERNS[int]: "0", _PATTERNS[float]: "0.0", _PATTERNS[bool]: "True", _PATTERNS[str]: '"text"'}
+"""A text for the pattern of each type."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:

@@ -13,10 +13,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, 
 
 from bough.common.config import nearest
 from bough.lang.backends.base import ROOT, Backend
+from bough.lang.backends.trace import Trace
 from bough.lang.batch import DEFAULT_CONCURRENCY, gather_results
 from bough.lang.core import StateCore
 from bough.lang.defaults import find_backend
-from bough.lang.errors import ExpressionError
+from bough.lang.errors import ExpressionError, LangError, OutputError, TraceError
+from bough.lang.example import placeholder
+from bough.lang.graph import Graph
 from bough.lang.result import Result
 from bough.lang.running import Running
 from bough.lang.sampling import Sampling, SamplingArguments, option_names
@@ -28,6 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _RESERVED = frozenset({"backend", "var"})
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,37 @@ class Function(ABC, Generic[P, R]):
         self, *args: Any, backend: Backend | str | None = None, var: str | None = None, **kwargs: Any
     ) -> Stream[R]:
         """As `astream`, for code that is not async."""
+        _refuse_in_event_loop()
         return Stream(self.astream(*args, backend=backend, var=var, **kwargs))
+
+    async def atrace(self, *args: Any, **kwargs: Any) -> Graph:
+        """What the program does, found by running it without a model: calls are answered by made-up values.
+
+        Arguments that are not given are made up too. Control flow that depends on values goes one way only.
+
+        Raises:
+            TraceError: The program does not end, or does not take what was made up.
+        """
+        missing = {
+            name: placeholder(name)
+            for name, parameter in list(self.parameters.items())[len(args) :]
+            if parameter.default is parameter.empty and parameter.kind in _NAMED and name not in kwargs
+        }
+        trace, call = Trace(), self._bind(args, {**missing, **kwargs})
+        try:
+            async with self._started(trace, call) as core:
+                await self._finished(core, call)
+                for state in core.running.states:
+                    await state.settle()
+        except Exception as error:
+            if isinstance(error, LangError) and not isinstance(error, OutputError):
+                raise
+            raise TraceError(f"trace: the program does not go on with made-up values: {error!r}") from error
+        return trace.graph
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """As `atrace`, for code that is not async."""
+        return blocking(self.atrace(*args, **kwargs))
 
     @abstractmethod
     async def _call(self, core: StateCore, call: Call) -> R:
@@ -227,8 +261,16 @@ def function(program: Callable[..., Any]) -> Function[..., Any]:
 def blocking(work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine in an event loop of its own, which ends with it."""
     try:
+        _refuse_in_event_loop()
+    except RuntimeError:
+        work.close()
+        raise
+    return asyncio.run(work)
+
+
+def _refuse_in_event_loop() -> None:
+    try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    work.close()
-    raise RuntimeError("run, run_batch and stream wait, and an event loop runs in this thread: await arun instead")
+        return
+    raise RuntimeError("run and its like wait, and an event loop runs in this thread: await arun instead")

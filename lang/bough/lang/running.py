@@ -30,8 +30,8 @@ class Running:
     def __init__(self, session: Session, defaults: Sampling) -> None:
         self.session = session
         self.defaults = defaults
-        self.states: list[StateCore] = []
-        """All of them, in the order in which they were made."""
+        self.states: dict[StateCore, None] = {}
+        """Those that were neither released nor joined, in the order in which they were made."""
         self.is_closed = False
         self._is_cancelled = False
         self._loop = asyncio.get_running_loop()
@@ -132,7 +132,7 @@ class Running:
     async def close(self) -> None:
         """Cancel what is under way, and end all who wait."""
         self.is_closed = True
-        for state in self.states:
+        for state in list(self.states):
             state.stop(StateError("the program ended before this was done"))
         tasks = list(self._tasks)
         for task in tasks:

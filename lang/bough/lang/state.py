@@ -180,6 +180,11 @@ class Value:
     def __bool__(self) -> NoReturn:
         raise self._missing_await()
 
+    def __eq__(self, other: object) -> NoReturn:
+        raise self._missing_await()
+
+    __hash__ = object.__hash__
+
     def _missing_await(self) -> MissingAwaitError:
         name = self._variable.name
         return MissingAwaitError(f'{name}: is used without await; write (await s["{name}"])', field=name)

@@ -100,7 +100,4 @@ class Writer:
             raise ExpressionError(f"join: a branch ends {at_end} and the state is {here}, so it cannot be appended")
         self._messages += new
         if self._role is not None:
-            added = branch._turn[num_characters:]
-            self._turn += added
-            # Turns of others are held back, so the backend has nothing of them that it could append.
-            self._unsent += added if self._role != "assistant" else ""
+            self._turn += branch._turn[num_characters:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import BaseModel
 
 from bough.lang import Fake, FakeCall, LangError, State, gen, select
 from tests.lang.programs import run
@@ -62,3 +63,14 @@ def test_the_answer_to_a_select_is_one_of_its_choices() -> None:
     assert run(judge, Fake({"x": "no"}))["x"] == "no"
     with pytest.raises(LangError, match="'x' is to be 'perhaps', its choices are"):
         run(judge, Fake(["perhaps"]))
+
+
+def test_without_a_script_answers_are_of_the_types_that_are_asked_for() -> None:
+    class City(BaseModel):
+        name: str
+
+    def typed(s: State) -> None:
+        s += gen("x", dtype=int) + gen("y", schema=City)
+
+    result = run(typed, Fake())
+    assert (result["x"], result["y"]) == (0, City(name="⟨name⟩"))

@@ -2,7 +2,8 @@
 
 A program runs in one session. Its states are named by numbers; number 0 is there from the start and empty. The
 language makes one call at a time on a state, and calls on different states side by side. A call that is cancelled or
-fails leaves its state as it was, and the language makes no further one on it but `release`.
+fails leaves its state as it was, and the language makes no further one on it but `release`. A session may put off
+what it tells its server until a call needs an answer; an error of what was put off is that call's.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from bough.lang.backends.base import Generation, Message, Piece, Selection
 from bough.lang.backends.local import LocalSession, Prompt
 from bough.lang.choices import ChoiceLogprobs
 from bough.lang.errors import LangError
+from bough.lang.example import text_for
 from bough.lang.output import Constraint
 from bough.lang.sampling import Sampling
 
@@ -143,7 +144,9 @@ class _FakeSession(LocalSession):
 
 
 def made_up(call: FakeCall) -> str:
-    """Words, or a choice, that depend on the prompt only."""
+    """Words, or a choice, that depend on the prompt only; where something holds the output, a text that fits."""
+    if call.constraint is not None:
+        return text_for(call.name, call.constraint)
     turns = [f"{message.role}: {message.content}" for message in call.messages or ()]
     digest = hashlib.sha256("\n".join([*turns, call.text, str(call.index)]).encode()).digest()
     if call.choices:
