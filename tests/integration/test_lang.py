@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bough.client import AsyncClient, Client
 from bough.lang import AsyncState, ChoicesMethod, OpenAI, State, assistant, function, gen, select, user
 from bough.lang.backends.base import Message
+from tests.helpers.repository import ROOT
 from tests.integration.server import Server
 from tests.lang.reference import (
     AddText,
@@ -130,3 +133,10 @@ def test_the_programs_of_both_kinds_of_functions_agree(server: Server) -> None:
     backend = OpenAI(server.url)
     results = [program.run(backend=backend, temperature=0.0)["x"] for program in (plain, awaited)]
     assert results[0] == results[1] != ""
+
+
+def test_the_tutorials_snippet_of_the_client_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "lang.md").read_text()
+    (source,) = re.findall(r"<!-- needs a server -->\n```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(source.replace("http://127.0.0.1:8000", server.url), "lang.md", "exec"), {})
+    assert "12" in capsys.readouterr().out
