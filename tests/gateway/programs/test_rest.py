@@ -182,6 +182,22 @@ async def test_a_state_changed_by_another_call_meanwhile_is_a_conflict(deploymen
     assert deployment.chain.scheduler.program.texts == {0: "abc"}
 
 
+async def test_a_call_that_takes_longer_than_the_lease_renews_it(deployment: Deployment) -> None:
+    backend, scheduler = deployment.chain.backend, deployment.chain.scheduler
+    opened = (await deployment.client.post("/v1/programs", json={"lease_s": 1})).json()
+    program = Rest(deployment.client, opened["id"])
+    backend.automatic = False
+    await program.do("extend", state=0, text="ab")
+    generating = asyncio.create_task(program.post("generate", state=0))
+    await backend.wait_for(lambda: bool(backend.runs))
+    before = len(scheduler.requests)
+    await scheduler.wait_for_requests(before + 2)
+    assert not any(request.orders for request in scheduler.requests[before:])
+    backend.automatic = True
+    backend.notify()
+    assert (await generating).status_code == 200
+
+
 async def test_a_client_that_leaves_cancels_its_generation(deployment: Deployment, program: Rest) -> None:
     backend = deployment.chain.backend
     backend.automatic = False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from bough.common.errors import BoughError, InternalError, InvalidRequestError
+from bough.common.errors import BoughError, InternalError, InvalidRequestError, UnavailableError
 from bough.common.requests import StateRef
 from bough.gateway import rules
 from bough.gateway.domain import Base, IdsPrompt, TextPrompt
@@ -44,6 +45,8 @@ from bough.gateway.programs.orders import (
 )
 from bough.gateway.programs.outputs import kept_ids
 from bough.gateway.receiver import Call, Piece
+
+logger = logging.getLogger(__name__)
 
 Encoder = Batcher[str, tuple[int, ...]]
 
@@ -197,6 +200,20 @@ class Program:
         await self._order(ReleaseOrder(action.states), *action.states)
         self._forget(action.states)
         return Changed(state=action.states[0])
+
+    async def keep_alive(self) -> None:
+        """Keep the lease from ending, until cancelled. NotFoundError where it has ended, or the scheduler is new."""
+        period_s, now = self.lease_s / 3, asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(max(0.0, self.ledger.last_s + period_s - now()))
+            if now() - self.ledger.last_s < period_s:
+                continue
+            try:
+                await self.ledger.renew()
+            except UnavailableError as error:
+                # It may come back before the lease ends; if the program is lost with it, that will be said then.
+                logger.warning("lease not renewed: %s", error)
+                await asyncio.sleep(period_s / 4)
 
     async def _extend_chat(self, state: int, extension: ChatExtension, end: StateEnd) -> Changed:
         if extension.num_known and not end.length:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -119,7 +120,7 @@ class ProgramEndpoints:
         action = body.action()
         rules.check_model(body.model or "", self._identity)
         call = Call(f"prog-{scope['state']['request_id']}")
-        async with watched(receive, call), program.generate(call, action) as generation:
+        async with _alive(program), watched(receive, call), program.generate(call, action) as generation:
             options = body.stream_options
             usage = options is not None and bool(options.include_usage)
             shape = Shape(
@@ -145,7 +146,7 @@ class ProgramEndpoints:
     async def _select(self, program: Program, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._body(SelectBody, scope, receive)
         call = Call(f"prog-{scope['state']['request_id']}")
-        async with watched(receive, call):
+        async with _alive(program), watched(receive, call):
             selected = await program.select(call, body.action())
         scores = zip(body.choices, selected.scores, strict=True)
         choices = [{"index": i, "text": text, **_score(score)} for i, (text, score) in enumerate(scores)]
@@ -168,6 +169,18 @@ class ProgramEndpoints:
         body = await self._body(ReleaseBody, scope, receive)
         await program.release(body.action())
         await send_json(send, 200, {"states": body.states})
+
+
+@asynccontextmanager
+async def _alive(program: Program) -> AsyncIterator[None]:
+    """Keeps a program's lease from ending under a call that takes longer."""
+    task = asyncio.create_task(program.keep_alive())
+    try:
+        yield
+    finally:
+        task.cancel()
+        # Where the program is gone, the call has been told so too.
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _state_event(generation: Generation) -> str:

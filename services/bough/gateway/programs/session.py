@@ -100,7 +100,7 @@ class Session:
             UnavailableError: The gateway is shutting down; all calls that were taken are answered.
         """
         self._programs.metrics.session(1)
-        helpers = [asyncio.create_task(work) for work in (self._outlet.run(), self._renew())]
+        helpers = [asyncio.create_task(work) for work in (self._outlet.run(), self._program.keep_alive())]
         try:
             await self._outlet.send(opening, self._programs.opened(self._program))
             reading = asyncio.create_task(self._read(requests))
@@ -260,21 +260,6 @@ class Session:
                 await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 waiting.cancel()
-
-    async def _renew(self) -> None:
-        """Keep the lease from ending while the stream is open."""
-        ledger, period_s = self._program.ledger, self._program.lease_s / 3
-        now = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(max(0.0, ledger.last_s + period_s - now()))
-            if now() - ledger.last_s < period_s:
-                continue
-            try:
-                await ledger.renew()
-            except UnavailableError as error:
-                # It may come back before the lease ends; if the program is lost with it, that will be said then.
-                logger.warning("lease not renewed: %s", error, extra=request_extra(self._name))
-                await asyncio.sleep(period_s / 4)
 
     async def _close_program(self, number: int) -> None:
         answer: Answer = Changed()
