@@ -319,3 +319,30 @@ def _undisturbed(stop: tuple[str, ...]) -> tuple[str, list[int]]:
     router.on_tokens(_batch(7, len(IDS), [], FinishReason.LENGTH))
     client.take(gateway.collect())
     return client.text, client.tokens
+
+
+def test_a_step_in_which_one_row_has_two_tokens_and_another_only_ends_is_taken_as_it_is() -> None:
+    router, gateway = _router()
+    router.on_submit(gateway, _submission(7))
+    router.on_submit(gateway, _submission(8))
+    router.on_tokens(_batch(8, 0, IDS[:1]))
+    batch = _batch(7, 0, IDS[:2])
+    batch.append_row(TokenRow(8, 1, [], FinishReason.LENGTH))
+    router.on_tokens(batch)
+    outgoing = gateway.collect()
+    assert outgoing is not None
+    rows = {(row.request, row.position): row for row in outgoing.text.tokens.rows()}
+    assert rows[7, 0].tokens == IDS[:2]
+    assert rows[8, 1].finish is FinishReason.LENGTH
+
+
+def test_what_came_before_a_gap_reaches_its_gateway_at_once() -> None:
+    woken: list[str] = []
+    router = Router(STREAMS, lambda: None)
+    gateway = GatewayOutbox(lambda: woken.append("gateway"))
+    router.on_submit(gateway, _submission(7, 8))
+    batch = _batch(7, 0, IDS[:1])
+    batch.append_row(TokenRow(8, 5, IDS[:1]))
+    with pytest.raises(UnavailableError, match="are missing"):
+        router.on_tokens(batch)
+    assert woken

@@ -229,8 +229,16 @@ class Router:
             UnavailableError: Tokens are missing between what came before and these; the stream must be opened again.
         """
         touched: set[GatewayOutbox] = set()
+        try:
+            self._take_all(batch, touched)
+        finally:
+            for gateway in touched:
+                gateway.wake()
+
+    def _take_all(self, batch: TokenBatch, touched: set[GatewayOutbox]) -> None:
         requests = self._requests
-        plain = len(batch.tokens) == len(batch.requests) and not batch.logprobs
+        # Equal sums are not enough: a row may have two tokens and another, which only ends, none.
+        plain = batch.counts.count(1) == len(batch.counts) and not batch.logprobs
         rows = None if plain else batch.rows()
         for i, request in enumerate(batch.requests):
             row = next(rows) if rows is not None else None
@@ -242,16 +250,12 @@ class Router:
             if entry.awaiting or entry.gateway is None or entry.finish:
                 continue
             touched.add(entry.gateway)
-            if row is None and batch.counts[i] == 1:
+            if row is None:
                 position = batch.positions[i]
                 if not batch.finish[i] and self._take_one(request, entry, position, batch.tokens[i]):
                     continue
                 row = TokenRow(request, position, [batch.tokens[i]], FinishReason(batch.finish[i]))
-            elif row is None:  # counts of 0 and 2, say, in equal numbers
-                raise UnavailableError("token columns do not fit each other")
             self._take(entry, row)
-        for gateway in touched:
-            gateway.wake()
 
     def _take_one(self, request: int, entry: _Request, position: int, token: int) -> bool:
         """The common case: the next token of a running request. False: take the general way."""
