@@ -124,6 +124,11 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
     ({"oneOf": [{"type": "integer", "maximum": 1}, {"type": "number", "minimum": 2}]}, ["1", "2"], ["1.5"]),
     (KINDS, ['{"k":"a","v":1}', '{"k":"c"}'], ['{"k":"a"}', '{"k":"d"}']),
     (
+        {**KINDS, "discriminator": {"propertyName": "k", "mapping": {}}},
+        ['{"k":"c"}'],
+        ['{"k":"d"}'],
+    ),
+    (
         {
             "$defs": {"L": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#/$defs/L"}}]}},
             "$ref": "#/$defs/L",

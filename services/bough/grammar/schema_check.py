@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,9 +41,10 @@ ANNOTATIONS = frozenset(
         "writeOnly",
         "$defs",
         "definitions",
+        "discriminator",
     ]
 )
-"""They say nothing about values; $defs is where $ref leads to."""
+"""They say nothing about values; $defs is where $ref leads to, and a discriminator repeats what its branches say."""
 BY_TYPE: dict[str, frozenset[str]] = {
     "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
     "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
@@ -88,7 +90,6 @@ REFUSED = frozenset(
         "$vocabulary",
         "id",
         "nullable",
-        "discriminator",
     ]
 )
 """Known words that are refused; any other is refused as unknown."""
@@ -354,13 +355,21 @@ _FORMS: dict[str, Callable[[str, Any, Path], None]] = {
 }
 
 
+def describe() -> str:
+    """What is enforced, on what conditions, and what is refused."""
+    groups = {
+        "Enforced": sorted(CLAIMED),
+        "Without effect": [*sorted(ANNOTATIONS), "x-…"],
+        "Refused": [*sorted(REFUSED), "and any other"],
+    }
+    lines = [textwrap.fill(f"{name}: {', '.join(words)}.", 116) for name, words in groups.items()]
+    lines.insert(1, "\n".join(["On conditions:", *(f"- {text}" for text in CONDITIONS)]))
+    return "\n\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Print what is enforced, on what conditions, and what is refused."""
-    lines = ["enforced:", *(f"  {name}" for name in sorted(CLAIMED)), "on conditions:"]
-    lines += [f"  {text}" for text in CONDITIONS]
-    lines += ["without effect:", *(f"  {name}" for name in sorted(ANNOTATIONS)), "  x-…", "refused:"]
-    lines += [f"  {name}" for name in sorted(REFUSED)] + ["  any other"]
-    sys.stdout.write("\n".join(lines) + "\n")
+    """Print it."""
+    sys.stdout.write(describe())
 
 
 if __name__ == "__main__":
