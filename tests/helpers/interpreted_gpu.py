@@ -106,10 +106,16 @@ class InterpretedGpu:
         while self.bursts and self._queue:
             self._work()
 
-    def owned_by_host(self, tensor: Tensor) -> Tensor:
-        """Note that its memory is the host's."""
-        self._of_host[_memory(tensor)] = tensor
-        return tensor
+    def allocating(self, allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same, with a note of what is the host's."""
+
+        def allocated(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+            tensor = allocate(*args, **kwargs)
+            if pin_memory or self.stream is None:
+                self._of_host[_memory(tensor)] = tensor
+            return tensor
+
+        return allocated
 
     def launch(self, run: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Queue a kernel."""
@@ -281,13 +287,6 @@ def interpreted_gpu(*, layers: Literal["torch", "kernels"] = "torch") -> Iterato
         finally:
             gpu.stream = before
 
-    def allocating(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def allocated(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
-            tensor = allocate(*args, **kwargs)
-            return gpu.owned_by_host(tensor) if pin_memory or gpu.stream is None else tensor
-
-        return allocated
-
     properties = SimpleNamespace(multi_processor_count=NUM_SMS, total_memory=_MEMORY_BYTES)
     with pytest.MonkeyPatch.context() as patches, mended_interpreter(), patched_once():
         patches.setattr(
@@ -297,11 +296,11 @@ def interpreted_gpu(*, layers: Literal["torch", "kernels"] = "torch") -> Iterato
         )
         patches.setattr(ring, "time", SimpleNamespace(sleep=gpu.sleep, monotonic=time.monotonic))
         for name in ("empty", "zeros"):
-            patches.setattr(torch, name, allocating(getattr(torch, name)))
+            patches.setattr(torch, name, gpu.allocating(getattr(torch, name)))
         for name, stand_in in {
-            "CUDAGraph": lambda: Graph(gpu),
-            "Event": lambda enable_timing=False: Event(gpu),
-            "Stream": lambda device: Stream(gpu),
+            "CUDAGraph": _class_of(Graph, gpu),
+            "Event": _class_of(Event, gpu),
+            "Stream": _class_of(Stream, gpu),
             "empty_cache": lambda: None,
             "get_device_capability": lambda device: (8, 0),
             "get_device_properties": lambda device: properties,
@@ -341,6 +340,15 @@ def make_interpreted_engine(model_dir: Path, *, eos: Sequence[int] = (), **field
         observer=Observer(Telemetry("executor")),
         make_pipeline=lambda table: GpuPipeline(gpu_runner, table, eos_token_ids=eos),
     )
+
+
+def _class_of(stand_in: type[Stream | Event | Graph], gpu: InterpretedGpu) -> type:
+    """A class, for there are annotations that name it, whose objects are made as torch's are."""
+
+    def init(self: Any, *args: object, **options: object) -> None:
+        stand_in.__init__(self, gpu)
+
+    return type(stand_in.__name__, (stand_in,), {"__init__": init})
 
 
 def _memory(tensor: Tensor) -> int:

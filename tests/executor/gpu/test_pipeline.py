@@ -250,9 +250,9 @@ def test_decodes_that_share_pages_attend_to_them_together(
     monkeypatch.setattr(GpuSteps, "decode", noted)
     stem, other = random_tokens(40, 600), random_tokens(20, 601)
     prompts = [other, [*stem, 7, 8], [*stem, 9], [*stem[:16], 10]]
-    first = admission(9, stem, max_tokens=1)
+    first = [admission(8, stem, max_tokens=1), admission(9, other, max_tokens=1)]
     requests = [admission(i, prompt, max_tokens=6) for i, prompt in enumerate(prompts)]
-    run(engine, first)
+    run(engine, *first)
     assert run(engine, *requests).tokens == on_cpu(cpu, *requests).tokens
     assert (4, True) in found
 
