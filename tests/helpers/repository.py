@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE_ROOTS = ("common", "kernels", "services", "lang", "demo", "load_tests", "protos/gen")
 """Folders over the namespace package `bough`."""
 
-CODE_FOLDERS = ("common", "kernels", "services", "lang", "demo", "tests", "load_tests", "scripts")
+CODE_FOLDERS = ("common", "kernels", "services", "lang", "demo", "tests", "load_tests", "scripts", "examples")
 """Folders of code that people write."""
 
 
