@@ -17,7 +17,7 @@ WIRE_FILES = {"server.py", "codec.py", "service.py"}
 CONNECTION_FILES = {"peers.py", "links.py", "detokenizers.py", "surroundings.py", "grammar_client.py"}
 """Files that hold the client side of a connection; all others work with domain types."""
 
-TORCH_FREE = ("common", "cli", "gateway", "tokenizer", "detokenizer", "scheduler", "client", "lang")
+TORCH_FREE = ("common", "cli", "gateway", "tokenizer", "detokenizer", "scheduler", "client", "lang", "engine")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -56,11 +56,17 @@ def test_language_and_client_import_no_service_and_the_client_nothing_of_the_lan
     assert [entry for entry in imports_of("client") if entry[1] in forbidden | {"lang"}] == []
 
 
+def test_the_engine_starts_services_and_imports_none() -> None:
+    assert [entry for entry in imports_of("engine") if entry[1] in {*SERVICES, "kernels", "demo", "load"}] == []
+    above = {name for name in packages() if name not in ("engine", "load")}
+    assert [entry for name in sorted(above) for entry in imports_of(name) if entry[1] == "engine"] == []
+
+
 def test_protobuf_stays_out_of_the_language() -> None:
     # The one backend that speaks gRPC holds its connection itself.
     inside = [
         (path.name, name)
-        for package in ("lang", "client")
+        for package in ("lang", "client", "engine")
         for path in sorted(packages()[package].rglob("*.py"))
         if path.relative_to(packages()[package]).as_posix() != "backends/bough.py"
         for name in imported(path)

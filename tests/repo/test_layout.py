@@ -28,6 +28,8 @@ EXPECTED = (
     "kernels/bough/kernels",
     "lang/bough/lang",
     "lang/bough/client",
+    "lang/bough/engine",
+    "examples",
     "demo/bough/demo",
     "load_tests",
     "deploy/Dockerfile",

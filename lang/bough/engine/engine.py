@@ -16,7 +16,8 @@ from bough.common.errors import InvalidRequestError
 from bough.engine.errors import BatchError
 from bough.engine.options import command_of, settings_of
 from bough.engine.services import Running, Services
-from bough.lang import Backend, OpenAI, Result
+from bough.lang import Backend, Result
+from bough.lang.backends.bough import Bough
 from bough.lang.batch import gather_results
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Engine:
     def backend(self) -> Backend:
         """What programs run on: `program.run(…, backend=engine.backend)`."""
         running = self._running()
-        return OpenAI(running.url, api_key=running.api_key)
+        return Bough(running.url, grpc_port=running.grpc_port, api_key=running.api_key)
 
     def generate(
         self, prompts: Iterable[Prompt], *, progress: bool | None = None, **options: Unpack[CompletionOptions]

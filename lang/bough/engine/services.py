@@ -55,6 +55,7 @@ class Running:
     client: AsyncClient
     """Belongs to the loop."""
     url: str
+    grpc_port: int | None
     api_key: str
 
 
@@ -134,7 +135,7 @@ class Services:
         key = launcher.settings.api_key
         api_key = "" if key is None else key.get_secret_value()
         async with AsyncClient(url, api_key=api_key) as client:
-            running = Running(loop, client, url, api_key)
+            running = Running(loop, client, url, launcher.settings.grpc_port, api_key)
             with self._lock:
                 if self._is_closed:
                     return
