@@ -27,8 +27,8 @@ from bough.grammar.ebnf import (
 from bough.grammar.smallest import merge_states
 
 MAX_NFA_STATES = 50_000
-MAX_VISITS = 1_000_000
-"""States of the one met while the other is made: a second of work."""
+MAX_VISITS = 300_000
+"""States of the one met while the other is made: some tenths of a second."""
 MAX_UNMERGED_STATES = 4096
 """Of the deterministic automaton of one expression, before states that accept the same are merged."""
 MAX_STATES = 512

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 from typing import Any
 
 from bough.common.sampling import GrammarKind
 from bough.grammar.automaton import AutomatonError, TooManyStatesError, right_linear_rules
-from bough.grammar.ebnf import Alt, Expr, Literal, print_grammar
+from bough.grammar.ebnf import EMPTY, Expr, Literal, Ref, alt, print_grammar, seq
 from bough.grammar.json_text import MAX_WHITESPACE
 from bough.grammar.pattern import PatternError, pattern_text
 from bough.grammar.schema_check import MAX_DEPTH, SchemaError, parse_json
@@ -18,7 +20,7 @@ from bough.grammar.schema_plain import plain_schema
 
 MAX_CHOICES = 1024
 MAX_TAG_NODES = 10_000
-REVISION = "3"
+REVISION = "4"
 """Of the grammars that are made here; part of the key, so that an older compiled form is not taken for a newer one."""
 
 
@@ -68,9 +70,32 @@ def choice_grammar(text: str) -> str:
         if not choice or "\0" in choice:
             what = "has a NUL character" if choice else "must not be empty"
             raise SchemaError((str(index),), what)
-    grammar = print_grammar({"root": Alt(tuple(Literal(choice) for choice in dict.fromkeys(choices)))}, "root")
+    grammar = print_grammar(_tree(choices), "root")
     assert grammar is not None
     return grammar
+
+
+def _tree(texts: Sequence[str]) -> dict[str, Expr]:
+    """Rules of which each goes on in one way only, where texts begin alike; side by side they would be many ways."""
+    rules: dict[str, Expr] = {}
+    queue = [("root", sorted(set(texts)))]
+    for name, rests in queue:  # grows while it is walked
+        options: list[Expr] = [EMPTY] if rests[0] == "" else []
+        for _, group in groupby((rest for rest in rests if rest), key=lambda rest: rest[0]):
+            alike = list(group)
+            beginning = _common_beginning(alike[0], alike[-1])  # in order: those between begin so too
+            if len(alike) == 1:
+                options.append(Literal(beginning))
+                continue
+            queue.append((f"root_{len(queue)}", [rest[len(beginning) :] for rest in alike]))
+            options.append(seq(Literal(beginning), Ref(queue[-1][0])))
+        rules[name] = alt(*options)
+    return rules
+
+
+def _common_beginning(one: str, other: str) -> str:
+    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:length]
 
 
 def regex_grammar(pattern: str) -> str:

@@ -23,6 +23,9 @@ from bough.grammar.compiler import CompileError, Compiler
 MAX_COMPILE_BYTES = 2 << 30
 """Memory that compiling may take beyond what the process has at its start."""
 
+NICENESS = 5
+"""Sources may need all cores for seconds: where an executor shares them, its steps come first."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -33,6 +36,7 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     _die_with_parent()
+    os.nice(NICENESS)
     first = frames.read(sys.stdin.buffer)
     if first is None:
         return
