@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ from bough.common.config import SERVICES
 from bough.common.errors import InvalidRequestError
 from bough.engine import BatchError, ConfigError, Engine, EngineClosedError, EngineStartError, ModelError
 from bough.lang import State, assistant, function, gen, user
-from tests.integration.server import Metrics, wait_until
+from tests.integration.server import Metrics, environment, wait_until
 
 SMALL: dict[str, Any] = {"max_rows": 16, "kv_pages": 512, "grammar_cache_dir": "off", "dtype": "float32"}
 
@@ -131,8 +133,10 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_starts(tmp_pat
 
 def test_a_service_that_does_not_start_is_named_with_what_to_do() -> None:
     before = services()
-    advice = r"(?s)executor does not start: .*wrote last.*`bough serve --threads 1 --kv-pages 4000000000` in a terminal"
-    with pytest.raises(EngineStartError, match=advice), Engine(threads=1, kv_pages=4_000_000_000):
+    advice = (
+        r"(?s)executor does not start: .*wrote last:.*Lower kv_pages.*`bough serve --kv-pages 4000000000` in a term"
+    )
+    with pytest.raises(EngineStartError, match=advice), Engine(kv_pages=4_000_000_000):
         pass
     assert services() == before
 
@@ -140,11 +144,28 @@ def test_a_service_that_does_not_start_is_named_with_what_to_do() -> None:
 def test_one_that_is_closed_while_it_starts_leaves_nothing() -> None:
     before = services()
     engine = Engine(**SMALL)
+    wait_until(lambda: len(services() - before) == len(SERVICES), "all services are processes")
     engine.close()
     engine.close()
     with pytest.raises(EngineClosedError, match="make another one"):
         engine.generate(["Once"])
     assert services() == before
+
+
+def test_one_that_nobody_closes_ends_with_its_program() -> None:
+    program = f"""
+import psutil
+from bough.engine import Engine
+engine = Engine(**{SMALL})
+assert engine.generate(["Once"], max_tokens=1)
+print(*(child.pid for child in psutil.Process().children()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == len(SERVICES) and not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_calls_under_way_end_when_it_is_closed(engine: Engine) -> None:

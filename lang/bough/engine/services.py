@@ -23,6 +23,12 @@ T = TypeVar("T")
 
 logger = logging.getLogger("bough.engine")
 
+_ADVICE = {
+    "memory": "Lower kv_pages, max_rows, token_budget or max_context.",
+    "No module named": "pip install 'bough[all]' installs what the services need.",
+}
+"""What to do, by what the last line of a service that does not start says."""
+
 _NUM_LINES_SHOWN = 12
 """Of what the services wrote, in the error of a start."""
 
@@ -147,7 +153,6 @@ class Services:
                     self._is_closed, self._stop = True, None
 
     def _advice(self, error: GiveUpError) -> str:
-        advice = f"`{self._command}` in a terminal shows all of it"
-        if "No module named" in str(error):
-            advice = "pip install 'bough[all]' installs what services need"
-        return f"{error}\nThe services wrote last:\n{self._log.tail}\n{advice}"
+        advice = [advice for sign, advice in _ADVICE.items() if sign in str(error)]
+        advice.append(f"`{self._command}` in a terminal shows all of it.")
+        return "\n".join([f"{error}", "The services wrote last:", self._log.tail, *advice])
