@@ -1,6 +1,7 @@
 """The language for programs of model calls: functions of a state that takes text and calls, branches and joins."""
 
 from bough.lang.backends.base import Backend
+from bough.lang.backends.bough import Bough
 from bough.lang.backends.fake import Fake, FakeCall
 from bough.lang.backends.openai import OpenAI
 from bough.lang.choices import (
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncFunction",
     "AsyncState",
     "Backend",
+    "Bough",
     "ChoicesMethod",
     "Edge",
     "Expression",

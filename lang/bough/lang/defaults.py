@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 from bough.client.client import default_url
 from bough.lang.backends.base import Backend
-from bough.lang.backends.openai import OpenAI
+from bough.lang.backends.bough import Bough
 
 
 class _Process:
     """What is set for the whole process: there is no narrower place that all threads and tasks of a user share."""
 
     backend: Backend | None = None
+    servers: ClassVar[dict[str, Bough]] = {}
+    """By address: programs that run side by side share its connections."""
 
 
 def set_default_backend(backend: Backend | str | None) -> None:
@@ -28,5 +31,7 @@ def find_backend(backend: Backend | str | None) -> Backend:
 
 
 def backend_at(url: str) -> Backend:
-    """The backend for a server of ours at an address."""
-    return OpenAI(url, api_key=os.environ.get("BOUGH_API_KEY") or None)
+    """The backend for a server of ours, the same one each time: by gRPC, at the port after that of REST."""
+    if url not in _Process.servers:
+        _Process.servers[url] = Bough(url, api_key=os.environ.get("BOUGH_API_KEY") or None)
+    return _Process.servers[url]

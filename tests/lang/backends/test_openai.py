@@ -20,7 +20,6 @@ from bough.lang import (
     function,
     gen,
     select,
-    set_default_backend,
     user,
 )
 from bough.lang.expressions import Addable
@@ -256,20 +255,3 @@ async def test_runs_at_the_same_time_share_connections_and_the_models_name() -> 
         await program.arun(backend=backend)
         await asyncio.gather(*(program.arun(backend=backend) for _ in range(3)))
     assert backend._connections == {}
-
-
-def test_the_server_is_the_one_that_is_set_or_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    @function
-    def program(s: State) -> None:
-        s += gen("x")
-
-    with ScriptedServer(answer) as server:
-        monkeypatch.setenv("BOUGH_URL", server.url)
-        assert program.run()["x"] == "one two"
-        monkeypatch.setenv("BOUGH_URL", "http://127.0.0.1:9")
-        set_default_backend(server.url)
-        try:
-            assert program.run()["x"] == "one two"
-        finally:
-            set_default_backend(None)
-        assert program.run(backend=server.url)["x"] == "one two"
