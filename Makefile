@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-dev
 CLIENTS_VENV := .venv-clients
 CLIENTS := $(CLIENTS_VENV)/.installed
 
-.PHONY: help install serve chat test check fmt protos demo-model bench bench-grammar bench-gpu test-gpu grammar-long compose-test clean
+.PHONY: help install serve chat test check fmt protos demo-model bench bench-grammar bench-lang bench-gpu test-gpu grammar-long compose-test clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench: $(DEV) ## Measure speed and memory; the table of the README: make bench [
 
 bench-grammar: $(DEV) ## Measure structured output, with jump-forward and without: make bench-grammar [MODEL=DIR] [ARGS=--small]
 	@exec $(BIN)/bough bench grammar $(if $(MODEL),--model-dir $(MODEL)) --json .bench/grammar.json $(ARGS)
+
+bench-lang: $(DEV) ## Measure programs, in the language and by hand: make bench-lang [MODEL=DIR] [ARGS=--small]
+	@exec $(BIN)/bough bench lang $(if $(MODEL),--model-dir $(MODEL)) --json .bench/lang.json $(ARGS)
 
 # On a machine with a GPU and a Python of its own that has torch: scripts/gpu/setup.sh makes the rest.
 GPU_PYTHON ?= python3

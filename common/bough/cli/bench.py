@@ -23,12 +23,14 @@ _EPILOG = """WHAT is one of
   gpu                 offline and http, for each of --models and each of --engines
   grammar             structured output on servers started for it: with jump-forward and without, free
                       text beside it, new schemas; and vLLM's from --peers-dir
+  lang                programs in the language, and the same by hand over OpenAI's API, on a server
+                      started for it; and on vLLM's from --peers-dir or at --peer-url
   generator           what this load generator itself can take
   tokens, chat, shared-prefix, long-beside-short, burst, soak
                       a load on the server at --base-url, Bough's or any other with OpenAI's API
 """
 _WHAT = (
-    *("all", "executor", "offline", "http", "gpu", "grammar", "generator"),
+    *("all", "executor", "offline", "http", "gpu", "grammar", "lang", "generator"),
     *("tokens", "chat", "shared-prefix", "long-beside-short", "burst", "soak"),
 )
 
@@ -90,6 +92,7 @@ def _parser() -> Parser:
     alone.add_argument("--peer-transformers", type=Path, metavar="PYTHON", help="interpreter that has transformers")
 
     gpu = parser.add_argument_group("`offline`, `http` and `gpu`")
+    gpu.add_argument("--peer-url", metavar="URL", help="of `lang`: another server that takes what vLLM's takes")
     gpu.add_argument("--small", action="store_true", help="sizes that a CPU does in a minute")
     gpu.add_argument(
         "--clients", type=int, metavar="N", help="client processes (default: half of the cores, 4 at most)"

@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bough.load import ceiling, gpu_bench, gpu_report, grammar_bench, results
+from bough.load import ceiling, gpu_bench, gpu_report, grammar_bench, lang_bench, results
 from bough.load.cases import decode_case, median, prefill_case
 from bough.load.client_processes import processes_for
 from bough.load.comparison import DECODE_ROWS, Comparison, Peers
@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
         print(results.report(result))
     elif options.what == "grammar":
         print(grammar_bench.report(measured))
+    elif options.what == "lang":
+        print(lang_bench.report(measured))
     elif options.what in ("offline", "http", "gpu"):
         print(gpu_report.report(result))
     else:
@@ -105,6 +107,25 @@ def _grammar(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]
     return grammar_bench.GrammarBench(plan, _say).run()
 
 
+def _lang(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
+    plan = lang_bench.LangOptions(
+        model_dir=options.model_dir,
+        peers_dir=options.peers_dir,
+        peer_url=options.peer_url,
+        repeats=options.repeats,
+        port=options.port,
+        log_dir=options.log_dir,
+        serve_flags=tuple(shlex.split(options.serve_flags)),
+    )
+    if options.small:
+        plan = replace(plan, concurrency=4, programs=4, states=100, sizes=lang_bench.SMALL)
+    if options.concurrency is not None:
+        plan = replace(plan, concurrency=options.concurrency)
+    if options.requests is not None:
+        plan = replace(plan, programs=options.requests)
+    return lang_bench.LangBench(plan, _say).run()
+
+
 def _names(text: str, known: Sequence[str] | None, flag: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     unknown = [name for name in names if known is not None and name not in known]
@@ -124,6 +145,8 @@ def _measurement(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, A
         return _on_gpu(options)
     if options.what == "grammar":
         return _grammar(options)
+    if options.what == "lang":
+        return _lang(options)
     peers = Peers(vllm=options.peer_vllm, transformers=options.peer_transformers)
     comparison = Comparison(
         options.model_dir,
