@@ -337,14 +337,8 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     ) -> tokenizer_pb2.EncodeChatResponse:
         self._note(context)
         self.chats.append(request)
-        if self.render is not None:
-            text = self.render(request)
-            return tokenizer_pb2.EncodeChatResponse(ids=map(ord, text), text=text)
-        text = "|".join(message.get("content") or "" for message in json.loads(request.messages_json))
-        if "raise" in text:
-            raise InvalidRequestError("the chat template raised: no system message, please")
-        text += self.tail
-        return tokenizer_pb2.EncodeChatResponse(ids=map(ord, text), text=text)
+        text, replaces = _added(request, self.render or self._joined)
+        return tokenizer_pb2.EncodeChatResponse(ids=map(ord, text), text=text, replaces=replaces)
 
     async def Describe(
         self, request: tokenizer_pb2.TokenizerDescribeRequest, context: Context
@@ -353,9 +347,28 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             identity=encode_identity(self.identity), epoch=1, chat_template=self.chat_template
         )
 
+    def _joined(self, request: tokenizer_pb2.EncodeChatRequest) -> str:
+        text = "|".join(message.get("content") or "" for message in json.loads(request.messages_json))
+        if "raise" in text:
+            raise InvalidRequestError("the chat template raised: no system message, please")
+        return text + self.tail
+
     def _note(self, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         self.traceparents.append(str(metadata.get("traceparent", "")))
+
+
+def _added(
+    request: tokenizer_pb2.EncodeChatRequest, render: Callable[[tokenizer_pb2.EncodeChatRequest], str]
+) -> tuple[str, bool]:
+    """The chat, or what it adds to the known messages; True where it takes their place."""
+    known = tokenizer_pb2.EncodeChatRequest(
+        messages_json=json.dumps(json.loads(request.messages_json)[: request.num_known]),
+        continue_final_message=request.known_is_open,
+    )
+    text = render(request)
+    before = render(known) if request.num_known else ""
+    return (text[len(before) :], False) if text.startswith(before) else (text, True)
 
 
 @dataclass

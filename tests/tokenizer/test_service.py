@@ -21,6 +21,8 @@ from bough.common.rpc.channel import open_channel
 from bough.common.rpc.server import READY_SERVICE
 from bough.rpc.v1 import telemetry_pb2, telemetry_pb2_grpc, tokenizer_pb2_grpc
 from bough.rpc.v1 import tokenizer_pb2 as pb
+from bough.tokenizer.chat import parse_chat
+from bough.tokenizer.core import ChatTokenizer
 from bough.tokenizer.service import create
 from tests.helpers.tokenizer_files import CHATML, byte_level, write_chat_model
 
@@ -65,6 +67,37 @@ async def test_a_chat_is_rendered_and_encoded_as_in_transformers(channel: grpc.a
     theirs = AutoTokenizer.from_pretrained(str(model)).apply_chat_template(messages, add_generation_prompt=True)
     assert list(answer.ids) == dict(theirs)["input_ids"]  # type: ignore[arg-type]
     assert answer.text.endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_what_messages_add_to_a_chat_is_encoded_alone(channel: grpc.aio.Channel, is_open: bool) -> None:
+    stub = tokenizer_pb2_grpc.TokenizerServiceStub(channel)
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "né?"},
+    ]
+    answer = await stub.EncodeChat(
+        pb.EncodeChatRequest(
+            messages_json=json.dumps(messages), add_generation_prompt=True, num_known=2, known_is_open=is_open
+        )
+    )
+    end = "<|im_end|>\n" if is_open else ""
+    assert answer.text == f"{end}<|im_start|>user\nné?<|im_end|>\n<|im_start|>assistant\n"
+    assert list(answer.ids) == byte_level().encode(answer.text, add_special_tokens=False).ids
+    assert not answer.replaces
+    with pytest.raises(grpc.aio.AioRpcError, match="num_known is 4; the chat has 3 messages"):
+        await stub.EncodeChat(pb.EncodeChatRequest(messages_json=json.dumps(messages), num_known=4))
+
+
+async def test_a_template_that_writes_known_messages_otherwise_gives_the_whole_chat(tmp_path: Path) -> None:
+    last_only = "{% for m in messages %}{% if loop.last %}{{ m.content }}{% else %}-{% endif %}{% endfor %}"
+    tokenizer = ChatTokenizer.from_directory(write_chat_model(tmp_path / "model", chat_template=last_only))
+    chat = parse_chat('[{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]')
+    ids, text, replaces = await tokenizer.encode_added(chat, chat.first(1, is_open=False))
+    assert text == "-two" and replaces
+    assert ids == byte_level().encode("-two", add_special_tokens=False).ids
+    tokenizer.close()
 
 
 async def test_a_bad_chat_is_an_invalid_argument_that_names_the_field(channel: grpc.aio.Channel) -> None:

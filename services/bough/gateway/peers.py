@@ -119,20 +119,31 @@ class Tokenizer:
 
     async def encode_chat(self, prompt: ChatPrompt, *, traceparent: str = "") -> tuple[tuple[int, ...], str]:
         """Token ids and text of a rendered chat."""
-        request = tokenizer_pb2.EncodeChatRequest(
-            messages_json=prompt.messages_json,
-            tools_json=prompt.tools_json,
-            template_kwargs_json=prompt.template_kwargs_json,
-            add_generation_prompt=prompt.add_generation_prompt,
-            continue_final_message=prompt.continue_final_message,
-        )
+        response = await self._encode_chat(_chat_request(prompt), traceparent)
+        return tuple(response.ids), response.text
+
+    async def encode_added(
+        self, prompt: ChatPrompt, num_known: int, *, is_open: bool, traceparent: str = ""
+    ) -> tuple[tuple[int, ...], bool]:
+        """Token ids of what a chat adds to its first messages, the last of which may be open.
+
+        True beside them where they are the whole chat, and take the place of what was there.
+        """
+        request = _chat_request(prompt)
+        request.num_known, request.known_is_open = num_known, is_open
+        response = await self._encode_chat(request, traceparent)
+        return tuple(response.ids), response.replaces
+
+    async def _encode_chat(
+        self, request: tokenizer_pb2.EncodeChatRequest, traceparent: str
+    ) -> tokenizer_pb2.EncodeChatResponse:
         response: tokenizer_pb2.EncodeChatResponse
         try:
             response = await self.peer.call(lambda stub: stub.EncodeChat, request, traceparent=traceparent)
         except InvalidRequestError as error:
             error.field = error.field or "messages"
             raise
-        return tuple(response.ids), response.text
+        return response
 
     async def chat_template(self) -> str:
         """Source of the model's chat template; empty where it has none. Asked for once: it belongs to the model."""
@@ -153,6 +164,16 @@ class Tokenizer:
             lambda stub: stub.Describe, tokenizer_pb2.TokenizerDescribeRequest(), once=True
         )
         _compare(self.peer, identity, decode_identity(response.identity))
+
+
+def _chat_request(prompt: ChatPrompt) -> tokenizer_pb2.EncodeChatRequest:
+    return tokenizer_pb2.EncodeChatRequest(
+        messages_json=prompt.messages_json,
+        tools_json=prompt.tools_json,
+        template_kwargs_json=prompt.template_kwargs_json,
+        add_generation_prompt=prompt.add_generation_prompt,
+        continue_final_message=prompt.continue_final_message,
+    )
 
 
 class GrammarCompiler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bough.common.errors import InvalidRequestError
@@ -25,6 +25,17 @@ class Chat:
     variables: dict[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = False
     continue_final_message: bool = False
+
+    def first(self, num_messages: int, *, is_open: bool) -> Chat:
+        """The chat when it had only so many messages, the last of which is to be continued where it is open.
+
+        Raises:
+            InvalidRequestError: It has not so many.
+        """
+        if num_messages > len(self.messages):
+            raise _invalid("num_known", f"is {num_messages}; the chat has {len(self.messages)} messages")
+        messages = self.messages[:num_messages]
+        return replace(self, messages=messages, add_generation_prompt=False, continue_final_message=is_open)
 
 
 def parse_chat(

@@ -71,6 +71,25 @@ class ChatTokenizer:
         (ids,) = await self._queue.encode([text], add_special_tokens=False)
         return ids, text
 
+    async def encode_added(self, chat: Chat, known: Chat) -> tuple[list[int], str, bool]:
+        """What a chat adds to the one that it goes on from, as token ids and text.
+
+        Only that is encoded, however long the chat has become. Where the template writes the known messages otherwise
+        now (many leave out earlier thoughts), it is the whole chat, and True: it takes the place of what was there.
+
+        Raises:
+            InvalidRequestError: As of `encode_chat`.
+        """
+
+        def render() -> tuple[str, str]:
+            return self._templates.render(chat), self._templates.render(known)
+
+        text, before = await self._renderers.run(render, what="messages: the chat template")
+        replaces = not text.startswith(before)
+        added = text if replaces else text[len(before) :]
+        (ids,) = await self._queue.encode([added], add_special_tokens=False)
+        return ids, added, replaces
+
     def close(self) -> None:
         """Take no more work."""
         self._queue.close()

@@ -66,9 +66,14 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message,
         )
-        ids, text = await self._tokenizer.encode_chat(chat)
+        replaces = False
+        if request.num_known:
+            known = chat.first(request.num_known, is_open=request.known_is_open)
+            ids, text, replaces = await self._tokenizer.encode_added(chat, known)
+        else:
+            ids, text = await self._tokenizer.encode_chat(chat)
         self._note(context, start_ns, texts=1, tokens=len(ids))
-        return pb.EncodeChatResponse(ids=ids, text=text)
+        return pb.EncodeChatResponse(ids=ids, text=text, replaces=replaces)
 
     def _note(self, context: Context, start_ns: int, *, texts: int, tokens: int) -> None:
         self._texts.add(texts)

@@ -30,28 +30,25 @@ async def chat_tokens(tokenizer: Tokenizer, extension: ChatExtension, *, tracepa
     Raises:
         InvalidRequestError: The chat is wrong, or the template refuses it.
     """
-    known = _known(extension)
+    _check(extension)
     chat = replace(extension.chat, add_generation_prompt=extension.open_turn)
-    ids, text = await tokenizer.encode_chat(chat, traceparent=traceparent)
-    if known is None:
+    if not extension.num_known:
+        ids, _ = await tokenizer.encode_chat(chat, traceparent=traceparent)
         return ChatTokens(ids=ids)
-    before = replace(chat, messages_json=known, add_generation_prompt=False, continue_final_message=extension.is_open)
-    _, text_before = await tokenizer.encode_chat(before, traceparent=traceparent)
-    if not text.startswith(text_before):
-        return ChatTokens(ids=ids, replaces=True)
-    added = text[len(text_before) :]
-    return ChatTokens(ids=await tokenizer.encode_one(added) if added else ())
+    ids, replaces = await tokenizer.encode_added(
+        chat, extension.num_known, is_open=extension.is_open, traceparent=traceparent
+    )
+    return ChatTokens(ids=ids, replaces=replaces)
 
 
-def _known(extension: ChatExtension) -> str | None:
-    """The known messages as JSON; None where there are none."""
+def _check(extension: ChatExtension) -> None:
+    """Raise InvalidRequestError where the known messages do not go with the chat."""
     messages = _messages(extension.chat.messages_json)
     if extension.num_known > len(messages):
         raise refuse("num_known", extension.num_known, f"an integer from 0 to {len(messages)}, as many as messages")
     known = messages[: extension.num_known]
     if extension.is_open and not (known and isinstance(known[-1], dict) and known[-1].get("role") == "assistant"):
         raise refuse("is_open", True, "false where the last known message is not the assistant's")
-    return json.dumps(known, ensure_ascii=False) if known else None
 
 
 def _messages(text: str) -> list[Any]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bough.rpc.v1 import common_pb2 as bough_dot_rpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ough/rpc/v1/tokenizer.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x1a\n\x18TokenizerDescribeRequest\"\x8b\x01\n\x19TokenizerDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x03 \x01(\x08\x12\x15\n\rchat_template\x18\x04 \x01(\t\":\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\";\n\x0e\x45ncodeResponse\x12)\n\tencodings\x18\x01 \x03(\x0b\x32\x16.bough.rpc.v1.TokenIds\"\x9b\x01\n\x11\x45ncodeChatRequest\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x1c\n\x14template_kwargs_json\x18\x03 \x01(\t\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\"/\n\x12\x45ncodeChatResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t2\x85\x02\n\x10TokenizerService\x12[\n\x08\x44\x65scribe\x12&.bough.rpc.v1.TokenizerDescribeRequest\x1a\'.bough.rpc.v1.TokenizerDescribeResponse\x12\x43\n\x06\x45ncode\x12\x1b.bough.rpc.v1.EncodeRequest\x1a\x1c.bough.rpc.v1.EncodeResponse\x12O\n\nEncodeChat\x12\x1f.bough.rpc.v1.EncodeChatRequest\x1a .bough.rpc.v1.EncodeChatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ough/rpc/v1/tokenizer.proto\x12\x0c\x62ough.rpc.v1\x1a\x19\x62ough/rpc/v1/common.proto\"\x1a\n\x18TokenizerDescribeRequest\"\x8b\x01\n\x19TokenizerDescribeResponse\x12-\n\x08identity\x18\x01 \x01(\x0b\x32\x1b.bough.rpc.v1.ModelIdentity\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x03 \x01(\x08\x12\x15\n\rchat_template\x18\x04 \x01(\t\":\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\";\n\x0e\x45ncodeResponse\x12)\n\tencodings\x18\x01 \x03(\x0b\x32\x16.bough.rpc.v1.TokenIds\"\xc5\x01\n\x11\x45ncodeChatRequest\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x1c\n\x14template_kwargs_json\x18\x03 \x01(\t\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x11\n\tnum_known\x18\x06 \x01(\r\x12\x15\n\rknown_is_open\x18\x07 \x01(\x08\"A\n\x12\x45ncodeChatResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08replaces\x18\x03 \x01(\x08\x32\x85\x02\n\x10TokenizerService\x12[\n\x08\x44\x65scribe\x12&.bough.rpc.v1.TokenizerDescribeRequest\x1a\'.bough.rpc.v1.TokenizerDescribeResponse\x12\x43\n\x06\x45ncode\x12\x1b.bough.rpc.v1.EncodeRequest\x1a\x1c.bough.rpc.v1.EncodeResponse\x12O\n\nEncodeChat\x12\x1f.bough.rpc.v1.EncodeChatRequest\x1a .bough.rpc.v1.EncodeChatResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,9 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODERESPONSE']._serialized_start=328
   _globals['_ENCODERESPONSE']._serialized_end=387
   _globals['_ENCODECHATREQUEST']._serialized_start=390
-  _globals['_ENCODECHATREQUEST']._serialized_end=545
-  _globals['_ENCODECHATRESPONSE']._serialized_start=547
-  _globals['_ENCODECHATRESPONSE']._serialized_end=594
-  _globals['_TOKENIZERSERVICE']._serialized_start=597
-  _globals['_TOKENIZERSERVICE']._serialized_end=858
+  _globals['_ENCODECHATREQUEST']._serialized_end=587
+  _globals['_ENCODECHATRESPONSE']._serialized_start=589
+  _globals['_ENCODECHATRESPONSE']._serialized_end=654
+  _globals['_TOKENIZERSERVICE']._serialized_start=657
+  _globals['_TOKENIZERSERVICE']._serialized_end=918
 # @@protoc_insertion_point(module_scope)

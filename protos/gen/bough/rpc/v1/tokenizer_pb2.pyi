@@ -159,6 +159,8 @@ class EncodeChatRequest(_message.Message):
     TEMPLATE_KWARGS_JSON_FIELD_NUMBER: _builtins.int
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
+    NUM_KNOWN_FIELD_NUMBER: _builtins.int
+    KNOWN_IS_OPEN_FIELD_NUMBER: _builtins.int
     messages_json: _builtins.str
     """JSON array of OpenAI-shaped messages."""
     tools_json: _builtins.str
@@ -169,6 +171,12 @@ class EncodeChatRequest(_message.Message):
     """End with the beginning of an assistant message."""
     continue_final_message: _builtins.bool
     """Leave the last message open, to be continued."""
+    num_known: _builtins.int
+    """So many of the messages, the first ones, are there already: the answer is what the others add to them, as a text by
+    itself. Default 0: the answer is the whole chat.
+    """
+    known_is_open: _builtins.bool
+    """The last one that is there is open: `continue_final_message` held for it."""
     def __init__(
         self,
         *,
@@ -177,10 +185,12 @@ class EncodeChatRequest(_message.Message):
         template_kwargs_json: _builtins.str = ...,
         add_generation_prompt: _builtins.bool = ...,
         continue_final_message: _builtins.bool = ...,
+        num_known: _builtins.int = ...,
+        known_is_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages_json", b"messages_json", "template_kwargs_json", b"template_kwargs_json", "tools_json", b"tools_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "known_is_open", b"known_is_open", "messages_json", b"messages_json", "num_known", b"num_known", "template_kwargs_json", b"template_kwargs_json", "tools_json", b"tools_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,21 +204,25 @@ class EncodeChatResponse(_message.Message):
 
     IDS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The rendered chat."""
+    """The rendered chat, or what is added."""
+    replaces: _builtins.bool
+    """With num_known: the template writes what was there otherwise now, and the answer is the whole chat in its place."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids of the rendered chat."""
+        """Token ids of the rendered chat, or of what is added."""
 
     def __init__(
         self,
         *,
         ids: _abc.Iterable[_builtins.int] | None = ...,
         text: _builtins.str = ...,
+        replaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "replaces", b"replaces", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
