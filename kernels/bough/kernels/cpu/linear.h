@@ -57,48 +57,67 @@ struct Output {
   }
 };
 
-// R rows by two panels on plain vectors.
-template <typename T, int R>
-static inline void vector_block(const T* x, int64_t in, const T* panel0, const T* panel1, float* sums) {
-  f32x16 acc[R][2] = {};
+// Rows that a block of plain vectors has at most, and panels: as many sums as stay in registers beside the weights. 32
+// registers of 16 floats hold 8 x 2; 16 registers of 8 floats hold 4 x 1, and more than that goes through memory at each
+// step of the sum. Vectors wider than a register do so too, hence a type of its own.
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 8, kMaxPanels = 2, kRegister = 16;
+#else
+constexpr int kMaxRows = 4, kMaxPanels = 1, kRegister = 8;
+#endif
+constexpr int kParts = kPanel / kRegister;
+typedef float f32xr __attribute__((vector_size(4 * kRegister)));
+typedef uint32_t u32xr __attribute__((vector_size(4 * kRegister)));
+
+// R rows by P panels on plain vectors.
+template <typename T, int R, int P>
+static inline void vector_block(const T* x, int64_t in, const T* const* panels, float* sums) {
+  f32xr acc[R][P * kParts] = {};
   constexpr int g = kGroup<T>;
   for (int64_t i = 0; i < in; i += g) {
-    if constexpr (g == 1) {
-      const f32x16 w0 = load16(panel0 + i * kPanel), w1 = load16(panel1 + i * kPanel);
-      for (int r = 0; r < R; ++r) {
-        const float a = x[r * in + i];
-        acc[r][0] += w0 * a;
-        acc[r][1] += w1 * a;
-      }
-    } else {
-      const u32x16 w0 = load_pairs(panel0 + i * kPanel), w1 = load_pairs(panel1 + i * kPanel);
-      for (int r = 0; r < R; ++r) {
-        const float a = to_float(x[r * in + i]), b = to_float(x[r * in + i + 1]);
-        acc[r][0] += low_of(w0) * a;
-        acc[r][0] += high_of(w0) * b;
-        acc[r][1] += low_of(w1) * a;
-        acc[r][1] += high_of(w1) * b;
+    for (int part = 0; part < P * kParts; ++part) {
+      const T* at = panels[part / kParts] + i * kPanel + part % kParts * kRegister * g;
+      if constexpr (g == 1) {
+        f32xr w;
+        std::memcpy(&w, at, sizeof w);
+        for (int r = 0; r < R; ++r) acc[r][part] += w * x[r * in + i];
+      } else {
+        u32xr w;
+        std::memcpy(&w, at, sizeof w);
+        const f32xr low = (f32xr)(w << 16), high = (f32xr)(w & 0xffff0000u);
+        for (int r = 0; r < R; ++r) {
+          acc[r][part] += low * to_float(x[r * in + i]);
+          acc[r][part] += high * to_float(x[r * in + i + 1]);
+        }
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    store16(sums + r * kBlockColumns, acc[r][0]);
-    store16(sums + r * kBlockColumns + kPanel, acc[r][1]);
-  }
+  for (int r = 0; r < R; ++r)
+    for (int part = 0; part < P * kParts; ++part)
+      std::memcpy(sums + r * kBlockColumns + part * kRegister, &acc[r][part], sizeof(f32xr));
+}
+
+// R rows by both panels, kMaxPanels at a time.
+template <typename T, int R>
+static inline void vector_block_pair(const T* x, int64_t in, const T* const* panels, float* sums) {
+  for (int p = 0; p < 2; p += kMaxPanels) vector_block<T, R, kMaxPanels>(x, in, panels + p, sums + p * kPanel);
 }
 
 template <typename T>
 static void vector_rows(const T* x, int64_t in, int64_t begin, int64_t end, const T* panel0, const T* panel1,
                         int64_t first_panel, int num_panels, const Output<T>& out, float* sums) {
+  const T* const panels[2] = {panel0, panel1};
   for (int64_t row = begin; row < end;) {
     const int64_t left = end - row;
     const T* rows = x + row * in;
-    const int count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const int count = left >= kMaxRows ? kMaxRows : left >= 4 ? 4 : left >= 2 ? 2 : 1;
     switch (count) {
-      case 8: vector_block<T, 8>(rows, in, panel0, panel1, sums); break;
-      case 4: vector_block<T, 4>(rows, in, panel0, panel1, sums); break;
-      case 2: vector_block<T, 2>(rows, in, panel0, panel1, sums); break;
-      default: vector_block<T, 1>(rows, in, panel0, panel1, sums);
+      case kMaxRows: vector_block_pair<T, kMaxRows>(rows, in, panels, sums); break;
+#if defined(__AVX512F__)
+      case 4: vector_block_pair<T, 4>(rows, in, panels, sums); break;
+#endif
+      case 2: vector_block_pair<T, 2>(rows, in, panels, sums); break;
+      default: vector_block_pair<T, 1>(rows, in, panels, sums);
     }
     out.write(sums, kBlockColumns, row, count, first_panel, num_panels);
     row += count;
