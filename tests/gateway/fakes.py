@@ -379,7 +379,8 @@ class FakeGrammar(grammar_pb2_grpc.GrammarServiceServicer):
 
     async def Compile(self, request: grammar_pb2.CompileRequest, context: Context) -> grammar_pb2.CompileResponse:
         if "bad" in request.text:
-            raise InvalidRequestError(f"type {request.text[:20]!r} is unknown, accepted is string or number")
+            what = f"type {request.text[:20]!r} is unknown, accepted is string or number"
+            raise InvalidRequestError(f"response_format.json_schema.schema: {what}")
         return grammar_pb2.CompileResponse(key=bytes(range(32)))
 
     async def Fetch(self, request: grammar_pb2.FetchRequest, context: Context) -> AsyncIterator[Any]:

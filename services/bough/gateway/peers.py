@@ -191,7 +191,9 @@ class GrammarCompiler:
         try:
             response = await self.peer.call(lambda stub: stub.Compile, request, traceparent=traceparent)
         except InvalidRequestError as error:
-            raise InvalidRequestError(f"{constraint.field}: {error}", field=constraint.field) from error
+            # The service names the field that has this kind as a rule; the client may know it by another name.
+            _, _, what = str(error).partition(": ")
+            raise InvalidRequestError(f"{constraint.field}: {what}", field=constraint.field) from error
         return Grammar(key=response.key, kind=constraint.kind, text=constraint.text)
 
     async def check(self, identity: ModelIdentity) -> None:
