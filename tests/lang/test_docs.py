@@ -32,6 +32,13 @@ def test_the_snippets_of_the_tutorial_run(capsys: pytest.CaptureFixture[str]) ->
     assert len(SNIPPETS) >= 9 and "Explain gravity to a child" in capsys.readouterr().out
 
 
+def test_the_program_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    sources = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (program,) = [source for source in sources if "bough.lang" in source]
+    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
+
+
 def test_the_tutorial_has_every_option_method_and_flavour() -> None:
     wanted = [*option_names(), *ChoicesMethod, *FLAVOURS]
     assert [name for name in wanted if f"`{name}`" not in PAGE] == []
