@@ -273,12 +273,17 @@ def report(measured: Mapping[str, Any]) -> str:
         row.append("1.7" if case["is_fork_heavy"] else "1.0")
         if has_peer:
             row += [f"{rates[PEER]:.2f}", f"{rates[PROGRAMS] / rates[PEER]:.2f}"]
-        row += [
-            f"{case['computed']:,.0f}",
-            f"{case['least']:,.0f}",
-            f"{100 * (case['computed'] / case['least'] - 1):.1f}",
-        ]
-        row.append(f"{case['computed_by_hand']:,.0f}")
+        if case["computed"]:
+            more = 100 * (case["computed"] / case["least"] - 1)
+            row += [
+                f"{case['computed']:,.0f}",
+                f"{case['least']:,.0f}",
+                f"{more:.1f}",
+                f"{case['computed_by_hand']:,.0f}",
+            ]
+        else:
+            # An executor that computes nothing.
+            row += ["", f"{case['least']:,.0f}", "", ""]
         rows.append(row)
     states = measured["states"]
     return (
