@@ -172,7 +172,20 @@ def test_a_whole_number_that_no_double_holds_is_an_integer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("least", "most"), [(0, 3), (2, 3), (0, 128), (5, None), (130, None), (0, 129), (3, 200), (140, 300), (192, 192)]
+    ("least", "most"),
+    [
+        (0, 3),
+        (2, 3),
+        (0, 128),
+        (5, None),
+        (130, None),
+        (0, 129),
+        (3, 200),
+        (140, 300),
+        (192, 192),
+        (82, 130),
+        (129, 130),
+    ],
 )
 def test_lengths_are_those_in_characters(least: int, most: int | None) -> None:
     schema = {"type": "string", "minLength": least} | ({} if most is None else {"maxLength": most})

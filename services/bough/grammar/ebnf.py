@@ -57,6 +57,11 @@ class Repeat:
     least: int = 0
     most: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses counts that xgrammar would read as something else: below zero is without a bound."""
+        if self.least < 0 or (self.most is not None and self.most < self.least):
+            raise ValueError(f"between {self.least} and {self.most} times is not possible")
+
 
 @dataclass(frozen=True, slots=True)
 class Guarded:

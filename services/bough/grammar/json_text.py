@@ -116,10 +116,9 @@ def counted_string(rules: dict[str, Expr], least: int, most: int | None) -> Expr
     optional_chars = most - least
     num_blocks, left = divmod(optional_chars, BLOCK_CHARS)
     block = _block(rules)
-    tail = alt(
-        seq(Repeat(block, 0, num_blocks - 1), _at_least(rules, 0, BLOCK_CHARS - 1)),
-        seq(Repeat(block, num_blocks, num_blocks), _at_least(rules, 0, left)),
-    )
+    tail = seq(Repeat(block, num_blocks, num_blocks), _at_least(rules, 0, left))
+    if num_blocks:
+        tail = alt(seq(Repeat(block, 0, num_blocks - 1), _at_least(rules, 0, BLOCK_CHARS - 1)), tail)
     fixed: Expr = EMPTY
     if least:
         fixed = Ref(f"exactly_{least}")
