@@ -46,7 +46,7 @@ PRINTED = {
 def run(name: str, server: Server) -> str:
     """What an example prints."""
     # As a reader runs it: with its folder on the path of modules.
-    variables = environment(**{URL_VARIABLE: server.url})
+    variables = environment(**{URL_VARIABLE: server.url, "BOUGH_GRPC_PORT": str(server.grpc_port)})
     del variables["PYTHONSAFEPATH"]
     command = [sys.executable, str(FOLDER / f"{name}.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bough.client import AsyncClient, Client
-from bough.lang import AsyncState, ChoicesMethod, OpenAI, State, assistant, function, gen, select, user
+from bough.lang import AsyncState, Bough, ChoicesMethod, OpenAI, State, assistant, function, gen, select, user
 from bough.lang.backends.base import Message
 from tests.helpers.repository import ROOT
 from tests.integration.server import Server
@@ -99,7 +99,7 @@ def test_values_are_of_the_types_that_were_asked_for(server: Server) -> None:
         with s.assistant():
             s += "The sum is " + gen("sum", dtype=int) + "." + select("odd", [" Odd.", " Even."])
 
-    result = program.run(backend=server.url, temperature=0.0)
+    result = program.run(backend=Bough(server.url, grpc_port=server.grpc_port), temperature=0.0)
     assert isinstance(result["sum"], int)
     assert sum(len(score.logprobs.tokens) for score in result.meta("odd").scores) >= 2
 

@@ -36,5 +36,10 @@ def test_the_server_is_the_one_that_is_given_or_set_or_named_by_the_environment(
     assert find_backend(None) is fake
 
 
+def test_grpc_is_at_another_port_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOUGH_GRPC_PORT", "5555")
+    assert address_of(find_backend("http://elsewhere:9000")) == "elsewhere:5555"
+
+
 def test_programs_on_one_address_share_its_connections() -> None:
     assert find_backend("http://trees:9000") is find_backend("http://trees:9000")

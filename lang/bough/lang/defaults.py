@@ -31,7 +31,9 @@ def find_backend(backend: Backend | str | None) -> Backend:
 
 
 def backend_at(url: str) -> Backend:
-    """The backend for a server of ours, the same one each time: by gRPC, at the port after that of REST."""
+    """The backend for a server of ours, the same one each time: gRPC at BOUGH_GRPC_PORT, else one after REST."""
     if url not in _Process.servers:
-        _Process.servers[url] = Bough(url, api_key=os.environ.get("BOUGH_API_KEY") or None)
+        port = os.environ.get("BOUGH_GRPC_PORT")
+        key = os.environ.get("BOUGH_API_KEY") or None
+        _Process.servers[url] = Bough(url, grpc_port=int(port) if port else None, api_key=key)
     return _Process.servers[url]

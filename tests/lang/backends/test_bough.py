@@ -115,7 +115,7 @@ async def test_a_chat_grows_by_its_messages(server: Deployment, session: BoughSe
     await said(session, ROOT, call(max_tokens=1))
     sent = server.chain.tokenizer.chats
     assert '"ho!"' in sent[-1].messages_json
-    assert sent[-1].continue_final_message
+    assert sent[-1].num_known == 2 and sent[-1].known_is_open
     # The template of the fake writes no marks: the turn is told from the next message by a bar only.
     assert server.chain.scheduler.program.texts[0].startswith("hi")
 
