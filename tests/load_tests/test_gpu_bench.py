@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bough.load import gpu_bench, gpu_peers
+from bough.cli.main import main
+from bough.load import gpu_bench, gpu_peers, machine, results
 from bough.load.gpu_bench import GpuBench, GpuOptions
 
 WORKER = """
@@ -70,3 +71,24 @@ def test_a_directory_without_weights_is_served_with_made_up_ones(tmp_path: Path)
     assert gpu_bench.format_flags(tmp_path) == ["--load-format", "dummy"]
     (tmp_path / "model.safetensors").touch()
     assert gpu_bench.format_flags(tmp_path) == []
+
+
+async def test_what_was_measured_before_stays_beside_what_is_added(
+    options: GpuOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_worker(tmp_path, monkeypatch, missing=0)
+    known = {"models": {"qwen3-0.6b": {"floors": {}, "engines": {"bough": {"values": {"mixed": 7.0}}}}}}
+    found = await GpuBench(options, lambda _: None, lambda _: None, known).run()
+    engines = found["models"]["qwen3-0.6b"]["engines"]
+    assert engines["bough"]["values"] == {"mixed": 7.0} and engines["vllm"]["values"]["mixed"] == pytest.approx(1000)
+
+
+def test_numbers_of_another_commit_are_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "gpu.json"
+    monkeypatch.setenv(machine.COMMIT_VARIABLE, "abc1234")
+    results.write(file, results.document("gpu", {}, {"models": {}}))
+    monkeypatch.setenv(machine.COMMIT_VARIABLE, "def5678")
+    assert main(["bench", "gpu", "--add", "--json", str(file), "--log-dir", str(tmp_path)]) != 0
+    assert "measured at abc1234, and this is def5678" in capsys.readouterr().err

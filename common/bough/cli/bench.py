@@ -108,5 +108,8 @@ def _parser() -> Parser:
     )
     gpu.add_argument("--engines", default="bough,vllm,sglang", metavar="NAMES", help="of `gpu` (default %(default)s)")
     gpu.add_argument("--parts", default="offline,http", metavar="NAMES", help="of `gpu` (default %(default)s)")
+    gpu.add_argument(
+        "--add", action="store_true", help="of `gpu`: keep what the file of --json has of this commit, and add to it"
+    )
     gpu.add_argument("--peers-dir", type=Path, metavar="DIR", help="of `gpu`: has NAME/site for each other engine")
     return parser

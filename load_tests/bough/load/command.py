@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bough.load import ceiling, gpu_bench, gpu_report, grammar_bench, lang_bench, results
+from bough.load import ceiling, gpu_bench, gpu_report, grammar_bench, lang_bench, machine, results
 from bough.load.cases import decode_case, median, prefill_case
 from bough.load.client_processes import processes_for
 from bough.load.comparison import DECODE_ROWS, Comparison, Peers
@@ -90,7 +90,18 @@ def _on_gpu(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
         if options.json is not None:
             results.write(options.json, results.document(options.what, {"repeats": options.repeats}, found))
 
-    return gpu_bench.GpuBench(plan, _say, save).run()
+    return gpu_bench.GpuBench(plan, _say, save, _known(options)).run()
+
+
+def _known(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What `--add` adds to: the numbers in the file, which must be those of this commit."""
+    if not options.add or options.json is None or not options.json.is_file():
+        return None
+    before = results.read(options.json)
+    if before["commit"] != machine.commit():
+        raise CannotRun(f"--add: {options.json} was measured at {before['commit']}, and this is {machine.commit()}")
+    measured: dict[str, Any] = before["measured"]
+    return {**measured, "errors": {}}
 
 
 def _grammar(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:

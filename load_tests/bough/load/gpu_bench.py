@@ -7,7 +7,7 @@ memory. Every number is the median of some rounds after one that is not counted.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class HttpSizes:
     chats: int = 64
     long_tokens: int = 8192
     long_per_s: float = 1.0
-    beside_s: float = 20.0
+    beside_s: float = 10.0
 
 
 FULL_HTTP = HttpSizes()
@@ -90,13 +90,20 @@ class GpuBench:
         options: What is measured.
         say: Told what is being measured.
         save: Told all results so far, after each engine, so that a run that is cut off leaves what it had.
+        known: What was measured before; all that is not measured now stays as it is.
     """
 
-    def __init__(self, options: GpuOptions, say: Say, save: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        options: GpuOptions,
+        say: Say,
+        save: Callable[[dict[str, Any]], None],
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         self._options = options
         self._say = say
         self._save = save
-        self._found: dict[str, Any] = {"models": {}}
+        self._found: dict[str, Any] = dict(known or {"models": {}})
 
     async def run(self) -> dict[str, Any]:
         """Everything that the options name."""
@@ -107,13 +114,14 @@ class GpuBench:
             size = ModelSize.read(model_dir)
             work = workloads(size, options.sizes)
             floors = {one.key: one.floor for one in work if one.floor is not None}
-            engines: dict[str, Any] = {}
-            self._found["models"][model_dir.name] = {"floors": floors, "engines": engines}
+            model = self._found["models"].setdefault(model_dir.name, {"engines": {}})
+            model["floors"] = floors
+            engines = model["engines"]
             for engine in options.engines:
                 if engine != OURS and self._site(engine) is None:
                     self._say(f"{engine} is not there: left out")
                     continue
-                found = engines[engine] = {"values": {}}
+                found = engines.setdefault(engine, {"values": {}})
                 for part in options.parts:
                     measure = self._offline if part == "offline" else self._http
                     try:

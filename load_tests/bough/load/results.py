@@ -42,6 +42,18 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A result that `write` wrote.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("format") != FORMAT:
+        raise ValueError(f"{path} is no result of a measurement")
+    return result
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns; the first one is text, the others are numbers."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
