@@ -80,7 +80,7 @@ bench-gpu: ## Measure on a GPU beside the peers that are there: make bench-gpu [
 test-gpu: ## Run the tests of the kernels and of the executor on a GPU: make test-gpu [ARGS="tests/gpu -k decode"]
 	@exec bash -c '. scripts/gpu/setup.sh && export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 OMP_NUM_THREADS=2 && exec $(GPU_PYTHON) \
 		-m pytest -p pytest_asyncio.plugin -p pytest_timeout -p xdist.plugin --numprocesses 12 --dist worksteal \
-		$(if $(ARGS),$(ARGS),tests/kernels tests/gpu tests/executor)'
+		$(if $(ARGS),$(ARGS),tests/gpu tests/kernels/gpu)'
 
 grammar-long: $(DEV) ## Outputs under 1,000 random schemas, each validated; the same with jump-forward as without under 500: make grammar-long [SCHEMAS=1000]
 	@BOUGH_RANDOM_SCHEMAS=$(or $(SCHEMAS),1000) $(BIN)/python -m pytest -q --timeout 7200 \

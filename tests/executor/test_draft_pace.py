@@ -105,7 +105,10 @@ def test_drafts_behind_the_end_of_a_sequence_are_not_counted() -> None:
     assert isinstance(many.matcher, Forcing) and many.matcher.most == MAX_DRAFTS + 1
 
 
-@pytest.mark.parametrize("status", set(SequenceStatus) - {SequenceStatus.DECODING, SequenceStatus.DRAFTING})
+@pytest.mark.parametrize(
+    "status",
+    sorted(set(SequenceStatus) - {SequenceStatus.DECODING, SequenceStatus.DRAFTING}, key=lambda status: status.name),
+)
 def test_who_does_not_decode_wins_nothing(status: SequenceStatus) -> None:
     running = decoding(9)
     running.sequence.status = status

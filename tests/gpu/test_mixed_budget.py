@@ -24,7 +24,8 @@ def test_every_graph_of_a_step_is_timed(tmp_path: Path) -> None:
     pipeline = GpuPipeline(runner, RowTable(max_rows=40, max_pages=64, page_size=16), eos_token_ids=())
     times = pipeline.mixed_budget
     assert isinstance(times, TimedBudget)
-    assert list(times.decode)[-1] == 40 and list(times.layers)[-1] == 512 and list(times.sample)[-1] == 40
+    # A step of 40 rows may have 256 lines, since drafts are lines too.
+    assert list(times.decode)[-1] == 40 and list(times.layers)[-1] == 512 and list(times.sample)[-1] == 256
     for measured in (times.decode, times.layers, times.sample):
         assert all(0 < seconds < 1 for seconds in measured.values())
     # An H200 reads 4.2 TB/s at most.

@@ -6,7 +6,7 @@ import pytest
 
 from bough.load.dummy_model import config_of
 from bough.load.floors import ModelSize
-from bough.load.offline_cases import FULL, SMALL, Workload, closed_loop, workloads
+from bough.load.offline_cases import FULL, SMALL, Workload, closed_loops, workloads
 
 SIZE = ModelSize.of(config_of("qwen3-0.6b"))
 
@@ -42,7 +42,7 @@ def test_shared_prefixes_are_shared_by_an_eighth_each() -> None:
 
 
 def test_all_tokens_are_within_the_vocabulary_and_all_sampled_without_an_end_of_their_own() -> None:
-    for one in [*workloads(SIZE, SMALL), closed_loop(SIZE, FULL, 64)]:
+    for one in [*workloads(SIZE, SMALL), *closed_loops(SIZE)]:
         for case in one.make(random.Random(0)):
             assert min(map(min, case.prompts)) >= 0 and max(map(max, case.prompts)) < 151_643
             assert case.temperature == 1.0

@@ -107,7 +107,7 @@ def _parser() -> Parser:
         help="of `gpu`: shapes, or directories (%(default)s)",
     )
     gpu.add_argument("--engines", default="bough,vllm,sglang", metavar="NAMES", help="of `gpu` (default %(default)s)")
-    gpu.add_argument("--parts", default="offline,http", metavar="NAMES", help="of `gpu` (default %(default)s)")
+    gpu.add_argument("--parts", default="offline,closed,http", metavar="NAMES", help="of `gpu` (default %(default)s)")
     gpu.add_argument(
         "--add", action="store_true", help="of `gpu`: keep what the file of --json has of this commit, and add to it"
     )

@@ -21,13 +21,13 @@ from bough.load.executor_driver import Case, ExecutorDriver, executor, running_e
 from bough.load.floors import ModelSize
 from bough.load.gpu_peers import PEERS, SERVED, Peer, has_weights
 from bough.load.http_client import Target
-from bough.load.offline_cases import FULL, SMALL, Sizes, Workload, closed_loop, workloads
+from bough.load.offline_cases import FULL, SMALL, Sizes, Workload, closed_loops, workloads
 from bough.load.scenarios import Arrivals
 from bough.load.served import only_model
 
 OURS = "bough"
 ENGINES = (OURS, *PEERS)
-PARTS = ("offline", "http")
+PARTS = ("offline", "closed", "http")
 
 Say = Callable[[str], None]
 RunCase = Callable[[Case], Awaitable[float]]
@@ -123,9 +123,13 @@ class GpuBench:
                     continue
                 found = engines.setdefault(engine, {"values": {}})
                 for part in options.parts:
-                    measure = self._offline if part == "offline" else self._http
+                    if part == "closed" and engine != OURS:
+                        continue
                     try:
-                        await measure(engine, model_dir, found)
+                        if part == "http":
+                            await self._http(engine, model_dir, found)
+                        else:
+                            await self._offline(engine, model_dir, found, part)
                     except Exception as error:
                         # The others can still be measured; the table shows what is missing and the exit status says so.
                         self._say(f"{engine}, {part}: {type(error).__name__}: {error}")
@@ -155,12 +159,14 @@ class GpuBench:
     def _log(self, engine: str, part: str, model_dir: Path) -> Path:
         return self._options.log_dir / f"{engine}-{part}-{model_dir.name}.log"
 
-    async def _offline(self, engine: str, model_dir: Path, found: dict[str, Any]) -> None:
+    async def _offline(self, engine: str, model_dir: Path, found: dict[str, Any], part: str) -> None:
         self._say(f"{engine}, {model_dir.name}: starting")
+        size = ModelSize.read(model_dir)
         if engine == OURS:
             flags = [*format_flags(model_dir), *self._options.executor_flags]
+            work = (workloads if part == "offline" else closed_loops)(size, self._options.sizes)
             async with executor(model_dir, flags) as driver:
-                await offline_rounds(driver, model_dir, self._options, found, self._say)
+                await offline_rounds(driver, work, self._options, found, self._say)
             return
         peer, site = self._peer(engine)
         async with peer.offline(model_dir, site, self._log(engine, "offline", model_dir)) as worker:
@@ -174,7 +180,7 @@ class GpuBench:
 
             found["version"] = worker.ready["version"]
             found["values"]["ready"] = worker.ready["ready_s"]
-            work = workloads(ModelSize.read(model_dir), self._options.sizes)
+            work = workloads(size, self._options.sizes)
             await _rounds(run_case, work, self._options.repeats, found, self._say, engine)
 
     async def _http(self, engine: str, model_dir: Path, found: dict[str, Any]) -> None:
@@ -212,9 +218,10 @@ async def offline(model_dir: Path, options: GpuOptions, address: str | None, say
     """Our executor alone: one that runs at `address`, or one that is started."""
     found: dict[str, Any] = {"values": {}}
     flags = [*format_flags(model_dir), *options.executor_flags]
+    size = ModelSize.read(model_dir)
+    work = [*workloads(size, options.sizes), *closed_loops(size, options.sizes)]
     async with executor(model_dir, flags) if address is None else running_executor(address) as driver:
-        await offline_rounds(driver, model_dir, options, found, say)
-    work = workloads(ModelSize.read(model_dir), options.sizes)
+        await offline_rounds(driver, work, options, found, say)
     floors = {one.key: one.floor for one in work}
     return {"models": {model_dir.name: {"floors": floors, "engines": {OURS: found}}}}
 
@@ -234,18 +241,15 @@ async def http(target: Target, model_dir: Path, options: GpuOptions, say: Say) -
 
 
 async def offline_rounds(
-    driver: ExecutorDriver, model_dir: Path, options: GpuOptions, found: dict[str, Any], say: Say
+    driver: ExecutorDriver, work: Sequence[Workload], options: GpuOptions, found: dict[str, Any], say: Say
 ) -> None:
-    """All workloads without a server on our executor; fills `found`."""
+    """Workloads without a server on our executor; fills `found`."""
 
     async def run_case(case: Case) -> float:
         return (await driver.run(case)).seconds
 
     if driver.ready_s is not None:
-        found["values"]["ready"] = driver.ready_s
-    size = ModelSize.read(model_dir)
-    work = workloads(size, options.sizes)
-    work += [closed_loop(size, options.sizes, rows) for rows in options.sizes.closed_rows]
+        found["values"].setdefault("ready", driver.ready_s)
     await _rounds(run_case, work, options.repeats, found, say, OURS)
 
 
@@ -262,7 +266,7 @@ async def _rounds(
                 all_values.setdefault(one.key, []).append(one.value(seconds))
         found["values"][one.key] = median(all_values[one.key])
         say(f"{engine}, {one.key}: {found['values'][one.key]:,.2f} {one.unit}")
-    found["rounds"] = all_values
+    found.setdefault("rounds", {}).update(all_values)
 
 
 async def http_rounds(target: Target, size: ModelSize, options: GpuOptions, *, model: str, say: Say) -> dict[str, Any]:

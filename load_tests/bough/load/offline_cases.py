@@ -78,8 +78,13 @@ def workloads(size: ModelSize, sizes: Sizes = FULL) -> list[Workload]:
     return [*found, _mixed(size, sizes), _prefill(size, sizes), _shared(size, sizes)]
 
 
-def closed_loop(size: ModelSize, sizes: Sizes, rows: int) -> Workload:
-    """What the servers are asked for, directly of an engine: `rows` at once, four times as many in all."""
+def closed_loops(size: ModelSize, sizes: Sizes = FULL) -> list[Workload]:
+    """What the servers are asked for, directly of an engine."""
+    return [_closed_loop(size, sizes, rows) for rows in sizes.closed_rows]
+
+
+def _closed_loop(size: ModelSize, sizes: Sizes, rows: int) -> Workload:
+    """`rows` requests at once, four times as many in all."""
     num_in, num_out = sizes.closed
 
     def make(rng: random.Random) -> list[Case]:
