@@ -107,7 +107,7 @@ def test_drafts_behind_the_end_of_a_sequence_are_not_counted() -> None:
 
 @pytest.mark.parametrize(
     "status",
-    sorted(set(SequenceStatus) - {SequenceStatus.DECODING, SequenceStatus.DRAFTING}, key=lambda status: status.name),
+    [status for status in SequenceStatus if status not in (SequenceStatus.DECODING, SequenceStatus.DRAFTING)],
 )
 def test_who_does_not_decode_wins_nothing(status: SequenceStatus) -> None:
     running = decoding(9)

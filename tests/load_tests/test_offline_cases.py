@@ -6,7 +6,7 @@ import pytest
 
 from bough.load.dummy_model import config_of
 from bough.load.floors import ModelSize
-from bough.load.offline_cases import FULL, SMALL, Workload, closed_loops, workloads
+from bough.load.offline_cases import SMALL, Workload, closed_loops, workloads
 
 SIZE = ModelSize.of(config_of("qwen3-0.6b"))
 
