@@ -39,6 +39,8 @@ class Forcing:
 
     def rollback(self, num_tokens: int) -> None: ...
 
+    def suspect(self) -> None: ...
+
 
 def decoding(num_forced: int, *, num_pending: int = 1, produced: int = 3, **sampling: Any) -> Running:
     """A sequence that decodes, with tokens under way."""

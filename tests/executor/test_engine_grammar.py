@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import xgrammar
@@ -40,10 +41,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> ModelRunner:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> xgrammar.CompiledGrammar:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    byte_level().save(str(path))
-    info = xgrammar_tokenizer_info(read_vocabulary(path), vocab_size=512, stop_token_ids=[EOS])
-    return xgrammar.GrammarCompiler(info).compile_json_schema(SCHEMA, any_whitespace=False)
+    return _compiler(tmp_path_factory.mktemp("tokenizer")).compile_json_schema(SCHEMA, any_whitespace=False)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -133,6 +131,9 @@ class BrokenMatcher:
 
     batched = None
 
+    def suspect(self) -> None:
+        raise AssertionError("is asked by itself")
+
     def forced(self, most: int, least_chance: float) -> list[int]:
         return []
 
@@ -159,3 +160,34 @@ def test_a_matcher_that_fails_ends_its_request_alone(
     assert (len(driver.tokens[1]), driver.finish[1]) == (2, FinishReason.ERROR)
     assert [driver.tokens[2]] == expected
     assert ("planted" in caplog.text) == in_fill
+
+
+def test_sequences_whose_masks_take_ever_longer_end_and_the_batch_goes_on(
+    runner: ModelRunner, compiled: xgrammar.CompiledGrammar, tmp_path: Path
+) -> None:
+    # Tokens are followed in a hundredth of the time that it takes to find which may come.
+    hostile = _compiler(tmp_path).compile_grammar('root ::= (([a-z ]*)*)* "0"')
+    fits = admission(3, random_tokens(30, 3), matcher=GrammarMatcher(compiled), grammar=GRAMMAR, max_tokens=60)
+    free = admission(4, random_tokens(30, 4), max_tokens=60)
+    driver = EngineDriver(make_engine(runner))
+    driver.admit(
+        *(
+            admission(i, random_tokens(30, i), matcher=GrammarMatcher(hostile), grammar=GRAMMAR, max_tokens=200)
+            for i in (1, 2)
+        ),
+        fits,
+        free,
+    )
+    driver.run()
+    for request in (1, 2):
+        assert "the grammar is too" in driver.failures[request].message
+        assert driver.finish[request] is FinishReason.ERROR and len(driver.tokens[request]) > 10
+    assert [driver.tokens[4]] == generate(make_engine(runner), free)
+    assert driver.finish[3] is not FinishReason.ERROR and 3 not in driver.failures
+
+
+def _compiler(folder: Path) -> xgrammar.GrammarCompiler:
+    path = folder / "tokenizer.json"
+    byte_level().save(str(path))
+    info = xgrammar_tokenizer_info(read_vocabulary(path), vocab_size=512, stop_token_ids=[EOS])
+    return xgrammar.GrammarCompiler(info)

@@ -18,7 +18,7 @@ from bough.common.rpc.channel import open_channel
 from bough.common.rpc.server import RpcServer
 from bough.common.sampling import Grammar, GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
-from bough.executor import grammar_client
+from bough.executor import grammar_client, grammars
 from bough.executor.grammar_client import fetch_grammar
 from bough.executor.grammars import GrammarMatcher, GrammarStore
 from bough.rpc.v1 import grammar_pb2 as pb
@@ -227,3 +227,36 @@ def test_a_sequence_whose_grammar_takes_ever_longer_is_ended(model_dir: Path) ->
     assert any(matcher.accept(letter) and matcher.batched is None for _ in range(300))
     with pytest.raises(ValueError, match="the grammar is too ambiguous"):
         allowed(matcher)
+
+
+def test_a_sequence_whose_masks_take_ever_longer_is_ended_though_its_tokens_do_not(model_dir: Path) -> None:
+    info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
+    ambiguous = xgrammar.GrammarCompiler(info).compile_grammar('root ::= (([a-z ]*)*)* "0"')
+    matcher = GrammarMatcher(ambiguous)
+    letter = token_id(byte_level(), "a")
+    assert all(matcher.accept(letter) for _ in range(60)) and matcher.batched is not None
+    with pytest.raises(ValueError, match="the grammar is too"):
+        for _ in range(60):
+            allowed(matcher)
+            assert matcher.accept(letter)
+    assert matcher.batched is None
+
+
+def test_one_mask_that_takes_too_long_is_refused_by_its_time(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammars, "MOST_EXCESS_S", 1e-9)
+    info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
+    matcher = GrammarMatcher(xgrammar.GrammarCompiler(info).compile_grammar("root ::= [a-z]*"))
+    with pytest.raises(ValueError, match=r"finding what may follow the text so far takes .* s; at most 1e-09 s"):
+        allowed(matcher)
+
+
+def test_a_suspect_is_timed_for_a_while_and_then_trusted_again(model_dir: Path) -> None:
+    info = xgrammar_tokenizer_info(read_vocabulary(model_dir), vocab_size=512, stop_token_ids=[EOS])
+    matcher = GrammarMatcher(xgrammar.GrammarCompiler(info).compile_grammar("root ::= [a-z]*"))
+    assert matcher.batched is not None
+    matcher.suspect()
+    num_timed = 0
+    while matcher.batched is None:
+        allowed(matcher)
+        num_timed += 1
+    assert 1 < num_timed < 100

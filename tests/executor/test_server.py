@@ -44,6 +44,9 @@ class AnyMatcher:
 
     batched = None
 
+    def suspect(self) -> None:
+        raise AssertionError("is asked by itself")
+
     def forced(self, most: int, least_chance: float) -> list[int]:
         return []
 

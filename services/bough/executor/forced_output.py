@@ -56,6 +56,9 @@ class ForcedOutput:
         """None: xgrammar has no part in it."""
         return None
 
+    def suspect(self) -> None:
+        """Nothing to time: what comes next is known."""
+
     @property
     def is_done(self) -> bool:
         """The output is whole."""

@@ -34,9 +34,14 @@ Fetch = Callable[[Grammar], Awaitable[tuple[str, bytes]]]
 
 FREE_TOKEN_S = 0.001
 """Processor time that following a token may take; ordinary grammars take a hundredth of it."""
+FREE_MASK_S = 0.02
+"""Time that a mask may take before it is asked for again, which tells whether the next ones will take as long."""
 MOST_EXCESS_S = 0.25
-"""Time beyond that, over all tokens of a sequence, after which it ends: all other rows wait meanwhile."""
+"""Time beyond that, over all tokens of a sequence, or time of one mask, after which it ends: all others wait for it."""
+_TOO_AMBIGUOUS = "the grammar is too ambiguous: the text so far can be derived from it in too many ways"
 _MEASURED_AGAIN = 16
+_TIMED_MASKS = 16
+"""Of a suspect, before it is trusted again."""
 MOST_SKIPPED = 3
 """Tokens after which it is asked again whether text must follow, where it did not the last times."""
 
@@ -58,18 +63,38 @@ class GrammarMatcher:
         self._since: list[int] = []
         self._num_misses = self._num_skipped = 0
         self._excess_s = 0.0
+        self._num_timed = 0
 
     def fill(self, bitmask: Tensor, line: int) -> None:
         """Write what is allowed next into `bitmask[line]`, int32 words. ValueError where that has become too slow."""
         if self._is_slow:
-            raise ValueError("the grammar is too ambiguous: the text so far can be derived from it in too many ways")
+            raise ValueError(_TOO_AMBIGUOUS)
+        took_s = self._fill(bitmask, line)
+        self._num_timed = max(0, self._num_timed - 1)
+        if took_s > FREE_MASK_S:
+            # Masks of rules that are new here are made once; what many ways take, they take again.
+            self._charge(self._fill(bitmask, line))
+        if took_s > MOST_EXCESS_S:
+            raise ValueError(
+                f"the grammar is too slow: finding what may follow the text so far takes {took_s:.2f} s; at most "
+                f"{MOST_EXCESS_S:g} s are accepted"
+            )
+        if self._is_slow:
+            raise ValueError(_TOO_AMBIGUOUS)
+
+    def _fill(self, bitmask: Tensor, line: int) -> float:
+        start_s = time.thread_time()
         self._matcher.fill_next_token_bitmask(bitmask, line)
+        return time.thread_time() - start_s
+
+    def _charge(self, took_s: float) -> None:
+        self._excess_s = max(0.0, self._excess_s + took_s - FREE_TOKEN_S)
 
     def accept(self, token: int) -> bool:
         """Advance; False when the grammar does not allow the token."""
         start_s = time.thread_time()
         accepted = bool(self._matcher.accept_token(token))
-        self._excess_s = max(0.0, self._excess_s + time.thread_time() - start_s - FREE_TOKEN_S)
+        self._charge(time.thread_time() - start_s)
         if accepted and self._forced:
             self._since.append(token)
         return accepted
@@ -97,11 +122,14 @@ class GrammarMatcher:
         return self._guesses.drafts(self._forced, most, least_chance) if text else ()
 
     def _forced_text(self) -> str:
+        start_s = time.thread_time()
         try:
             text: str = self._matcher.find_jump_forward_string()
         except UnicodeDecodeError:
             # A token has ended in the middle of a character, whose other bytes are no text by themselves.
             return ""
+        finally:
+            self._charge(time.thread_time() - start_s)
         return text
 
     def rollback(self, num_tokens: int) -> None:
@@ -112,8 +140,12 @@ class GrammarMatcher:
 
     @property
     def batched(self) -> xgrammar.GrammarMatcher | None:
-        """Xgrammar's own; None where `fill` has an error to tell."""
-        return None if self._is_slow else self._matcher
+        """Xgrammar's own; None where `fill` has an error to tell, or must look at the time."""
+        return None if self._is_slow or self._num_timed else self._matcher
+
+    def suspect(self) -> None:
+        """Have the next masks timed by themselves: the last was one of several that together took too long."""
+        self._num_timed = _TIMED_MASKS
 
     @property
     def _is_slow(self) -> bool:

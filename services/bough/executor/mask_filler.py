@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bough.executor.running import Running
+from bough.executor.running import Matcher, Running
 
 if TYPE_CHECKING:
     import xgrammar
 
 logger = logging.getLogger(__name__)
 
+FREE_BATCH_S = 0.02
+"""Processor time that the masks of all rows may take together before each is timed."""
+
 
 class MaskFiller:
     """Fills the masks of a step. Not thread-safe.
 
-    xgrammar is asked for all rows in one call where it can be: a call costs more than the look-up that it makes.
+    xgrammar is asked for all rows in one call where it can be: a call costs more than the look-up that it makes. How
+    long each took is not known then: where it was too long for all together, they are asked one by one for a while.
     """
 
     def __init__(self) -> None:
@@ -42,16 +47,18 @@ class MaskFiller:
         indices: list[int] = []
         for entry, places in groupby(range(len(entries)), key=lambda index: entries[index]):
             first, *drafted = places
-            matcher = entry.matcher
-            assert matcher is not None
-            if not drafted and (known := matcher.batched) is not None:
+            if not drafted and (known := _matcher(entry).batched) is not None:
                 matchers.append(known)
                 indices.append(first)
             else:
                 self._fill_drafts(entry, (first, *drafted), bits, failed)
-        if matchers and not self._fill_batch(matchers, indices, bits):
+        start_s = time.thread_time()
+        if len(matchers) == 1 or (matchers and not self._fill_batch(matchers, indices, bits)):
             for index in indices:
                 self._fill_drafts(entries[index], (index,), bits, failed)
+        elif time.thread_time() - start_s > FREE_BATCH_S:
+            for index in indices:
+                _matcher(entries[index]).suspect()
         return failed
 
     def _fill_batch(self, matchers: list[Any], indices: list[int], bits: Tensor) -> bool:
@@ -67,8 +74,7 @@ class MaskFiller:
 
     def _fill_drafts(self, entry: Running, places: Iterable[int], bits: Tensor, failed: dict[int, str]) -> None:
         """The masks of one sequence: after its last token, and after each draft."""
-        matcher, num_accepted = entry.matcher, 0
-        assert matcher is not None
+        matcher, num_accepted = _matcher(entry), 0
         for index, draft in zip(places, (*entry.sequence.drafts, None), strict=False):
             try:
                 matcher.fill(bits, index)
@@ -80,3 +86,8 @@ class MaskFiller:
                 failed[index] = f"the request cannot be sampled: {error}"
                 bits[index] = -1
         matcher.rollback(num_accepted)
+
+
+def _matcher(entry: Running) -> Matcher:
+    assert entry.matcher is not None
+    return entry.matcher

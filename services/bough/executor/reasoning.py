@@ -87,6 +87,11 @@ class ReasoningMatcher:
         """The answer's, once it has begun."""
         return self._answer.batched if self._has_answer and self._answer is not None else None
 
+    def suspect(self) -> None:
+        """Have the answer's masks timed."""
+        if self._answer is not None:
+            self._answer.suspect()
+
     @property
     def is_done(self) -> bool:
         """The answer's grammar allows nothing more."""

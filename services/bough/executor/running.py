@@ -38,6 +38,9 @@ class Matcher(Protocol):
     def batched(self) -> object | None:
         """Xgrammar's matcher, where that alone knows what is allowed next."""
 
+    def suspect(self) -> None:
+        """Time the next masks by themselves, and refuse them where they take too long."""
+
     @property
     def is_done(self) -> bool:
         """The grammar allows nothing more."""

@@ -45,6 +45,9 @@ class Allowing:
 
     batched = None
 
+    def suspect(self) -> None:
+        raise AssertionError("is asked by itself")
+
     def forced(self, most: int, least_chance: float) -> list[int]:
         return []
 
