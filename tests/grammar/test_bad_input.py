@@ -90,7 +90,7 @@ BAD = [
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[grammar_pb2_grpc.GrammarServiceAsyncStub]:
-    service = create(Settings(model=model_dir(), run_dir=tmp_path, grammar_cache_dir="off", grammar_workers=1))
+    service = create(Settings(model=model_dir(), run_dir=tmp_path, grammar_cache_dir="off"))
     await service.start()
     async with open_channel(f"unix:{tmp_path}/grammar.sock") as channel:
         yield grammar_pb2_grpc.GrammarServiceStub(channel)

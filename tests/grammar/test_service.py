@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import grpc
 import grpc.aio
+import psutil  # type: ignore[import-untyped]
 import pytest
 import xgrammar
 
@@ -24,10 +26,12 @@ from bough.common.rpc.channel import open_channel
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import read_vocabulary, xgrammar_tokenizer_info
 from bough.demo import model_dir
-from bough.grammar.process import CompilerProcess
+from bough.grammar.nursery import Nursery
+from bough.grammar.process import CompilerProcess, TakesLongError
 from bough.grammar.service import create
 from bough.rpc.v1 import common_pb2, grammar_pb2_grpc
 from bough.rpc.v1 import grammar_pb2 as pb
+from tests.grammar.polling import until
 
 EOS = [4089, 4087]
 WIDE = json.dumps({"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 200} for i in range(30)}})
@@ -81,18 +85,40 @@ async def test_wrong_sources_and_keys_are_invalid_arguments(stub: grammar_pb2_gr
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_source_beyond_the_limit_is_refused_and_the_next_one_compiles() -> None:
-    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS, limit_s=0.5)
-    await process.start()
-    with pytest.raises(InvalidRequestError, match="simplify it"):
+@pytest.fixture
+async def nursery() -> AsyncIterator[Nursery]:
+    made = Nursery(model_dir(), vocab_size=4096, stop_token_ids=EOS)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_source_beyond_the_limit_is_refused_and_the_next_one_compiles(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery, limit_s=0.5)
+    with pytest.raises(InvalidRequestError, match=r"takes longer than 0.5 s to compile; simplify it"):
         await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
     await process.stop()
 
 
-async def test_a_compiler_outlives_what_it_fails_over() -> None:
-    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
-    await process.start()
+async def test_a_source_is_given_up_after_a_try_where_it_may_not_take_long(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery)
+    num_asked = 0
+
+    def refuse() -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        return False
+
+    with pytest.raises(TakesLongError):
+        await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS, refuse)
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+", refuse)
+    assert num_asked == 1
+    await process.stop()
+
+
+async def test_a_compiler_outlives_what_it_fails_over(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery)
     with pytest.raises(InvalidRequestError, match="the compiler failed over it"):
         await process.compile(cast("GrammarKind", 99), "a")
     assert process.restarting is None
@@ -100,22 +126,26 @@ async def test_a_compiler_outlives_what_it_fails_over() -> None:
     await process.stop()
 
 
-async def test_a_compiler_that_died_between_two_sources_costs_the_next_one_nothing() -> None:
-    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
-    await process.start()
+async def test_a_compiler_that_died_between_two_sources_costs_the_next_one_nothing(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery)
+    await process.compile(GrammarKind.REGEX, "a")
     for _ in range(2):
         assert process.pid is not None
-        before = process.pid
-        os.kill(before, signal.SIGKILL)
-        await asyncio.to_thread(os.waitid, os.P_PID, before, os.WEXITED | os.WNOWAIT)
+        before = psutil.Process(process.pid)
+        before.kill()
+        await until(partial(_has_ended, before))
         assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
-        assert process.pid != before
+        assert process.pid != before.pid
     await process.stop()
 
 
-async def test_a_compiler_killed_over_a_source_is_there_again_for_the_next_one() -> None:
-    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
-    await process.start()
+def _has_ended(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_compiler_killed_over_a_source_is_there_again_for_the_next_one(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery)
+    await process.compile(GrammarKind.REGEX, "a")
     compiling = asyncio.create_task(process.compile(GrammarKind.JSON_SCHEMA, HOPELESS))
     await asyncio.sleep(0)
     assert process.pid is not None
@@ -126,15 +156,38 @@ async def test_a_compiler_killed_over_a_source_is_there_again_for_the_next_one()
     await process.stop()
 
 
+async def test_compilers_outlive_the_warm_process_and_leave_no_dead_ones_behind(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery, limit_s=0.5)
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+    assert nursery.pid is not None
+    os.kill(nursery.pid, signal.SIGKILL)
+    compiler = process.pid
+    await until(lambda: compiler is not None and not psutil.pid_exists(compiler))
+    assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
+    for _ in range(3):
+        with pytest.raises(InvalidRequestError, match="takes longer"):
+            await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
+    assert len(psutil.Process(nursery.pid).children()) <= 1
+    await process.stop()
+
+
+async def test_the_warm_process_has_one_thread(nursery: Nursery) -> None:
+    # The others would be missing in what it forks, with whatever locks they held.
+    process = CompilerProcess(nursery)
+    await process.compile(GrammarKind.REGEX, "a")
+    assert psutil.Process(nursery.pid).num_threads() == 1
+    await process.stop()
+
+
 def test_no_service_forks() -> None:
     # gRPC's threads crash a forked child; see `bough.grammar.process`.
     source = Path(__file__).parents[2] / "services"
     assert [path for path in source.rglob("*.py") if "create_subprocess" in path.read_text()] == []
 
 
-async def test_a_call_that_is_given_up_does_not_shift_the_answers() -> None:
-    process = CompilerProcess(model_dir(), vocab_size=4096, stop_token_ids=EOS)
-    await process.start()
+async def test_a_call_that_is_given_up_does_not_shift_the_answers(nursery: Nursery) -> None:
+    process = CompilerProcess(nursery)
+    await process.compile(GrammarKind.REGEX, "b")
     given_up = asyncio.create_task(process.compile(GrammarKind.JSON_SCHEMA, WIDE))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -146,7 +199,7 @@ async def test_a_call_that_is_given_up_does_not_shift_the_answers() -> None:
 
 async def test_a_model_that_cannot_be_read_is_an_error_at_start(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not start"):
-        await CompilerProcess(tmp_path, vocab_size=1, stop_token_ids=[]).start()
+        await Nursery(tmp_path, vocab_size=1, stop_token_ids=[]).start()
 
 
 def test_the_process_carries_no_torch() -> None:

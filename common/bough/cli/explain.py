@@ -55,7 +55,6 @@ def _stand_ins(settings: Settings, files: ModelFiles) -> dict[str, tuple[str, st
         "grpc_port": (str(settings.port + 1), "port + 1"),
     }
     cores = usable_cores()
-    known["grammar_workers"] = (str(min(2, cores)), f"for {cores} cores")
     known["replicas"] = (format_replicas(automatic_replicas(cores)), f"for {cores} cores")
     known |= {name: ("(measured)", why) for name, why in _MEASURED.items()}
     known |= {name: ("-", why) for name, why in _UNSET.items()}

@@ -103,8 +103,11 @@ class Settings(BaseModel):
         default=10.0, ge=0, description="How long a request waits for its consumer to come back"
     )
     grammar_cache_mb: int = Field(default=256, ge=1, description="Compiled grammars kept, MiB")
-    grammar_workers: int | None = Field(
-        default=None, ge=1, le=64, description="Processes that compile grammars; 2, or 1 on one core, when absent"
+    grammar_workers: int = Field(
+        default=2,
+        ge=2,
+        le=64,
+        description="Processes that compile grammars; one of them is always left for sources that do not take long",
     )
     grammar_cache_dir: str | None = Field(
         default=None,

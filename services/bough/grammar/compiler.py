@@ -33,16 +33,15 @@ class Compiler:
         vocabulary: The tokens.
         vocab_size: Rows of the model's logits, which may be more than there are tokens.
         stop_token_ids: Ids that may follow a complete output.
-        threads: Threads of one compilation.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: list[int], threads: int = 2) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, stop_token_ids: list[int]) -> None:
         info = xgrammar_tokenizer_info(vocabulary, vocab_size=vocab_size, stop_token_ids=stop_token_ids)
         self._vocab_size = vocab_size
         self._bitmask = xgrammar.allocate_token_bitmask(1, vocab_size)
         sizes = np.fromiter(map(len, info.decoded_vocab), np.int64, vocab_size)
         self._probe = Probe(sizes, stop_token_ids)
-        self._compiler = mask_compiler(info, threads=threads)
+        self._compiler = mask_compiler(info)
 
     def warm_up(self) -> None:
         """Make the masks that most schemas share."""

@@ -1,151 +1,106 @@
-"""The compiler process, seen from the service: started again when it dies, killed when it takes too long."""
+"""One compiler, seen from the service: forked again when it dies, killed when it takes too long."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import subprocess
-import sys
-from asyncio import StreamReader, StreamWriter
-from collections.abc import Collection
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from bough.common.errors import InvalidRequestError, ModelError, UnavailableError
 from bough.common.sampling import GrammarKind
 from bough.grammar import frames
+from bough.grammar.nursery import Child, Nursery
 
 logger = logging.getLogger(__name__)
 
 COMPILE_LIMIT_S = 10.0
-_START_LIMIT_S = 120.0
+"""Processor time of one source. On the clock it may be twice that: others come first where the cores are busy."""
+TRY_S = 0.2
+"""Processor time after which a source is one of those that take long; ordinary ones take a tenth of it."""
+_LEAST_LOOK_S = 0.01
+
+Answer = tuple[dict[str, Any], bytes]
 
 
-class _Child:
-    """A running process and the connection to it, which is both its standard input and output."""
-
-    def __init__(self, popen: subprocess.Popen[bytes], reader: StreamReader, writer: StreamWriter) -> None:
-        self._popen = popen
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def start(cls) -> _Child:
-        """Start one."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            popen = _spawn(theirs.fileno())
-        reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(popen, reader, writer)
-
-    @property
-    def pid(self) -> int:
-        """Its id."""
-        return self._popen.pid
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether it has ended."""
-        return self._popen.poll() is not None
-
-    async def kill(self) -> None:
-        """End it and wait until it is gone."""
-        self.writer.close()
-        self._popen.kill()
-        await asyncio.shield(asyncio.to_thread(self._popen.wait))
+class TakesLongError(Exception):
+    """The source was given up after `TRY_S`, and may be compiled again where there is time for it."""
 
 
 class CompilerProcess:
     """Compiles one source at a time.
 
     Args:
-        path: Model directory.
-        vocab_size: Rows of the model's logits.
-        stop_token_ids: The model's end-of-sequence ids.
-        limit_s: How long a source may take.
-        threads: Threads of one compilation.
+        nursery: Forks it.
+        limit_s: Processor time that a source may take.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        vocab_size: int,
-        stop_token_ids: Collection[int],
-        limit_s: float = COMPILE_LIMIT_S,
-        threads: int = 2,
-    ) -> None:
-        self._setup = {
-            "path": str(path),
-            "vocab_size": vocab_size,
-            "stop_token_ids": list(stop_token_ids),
-            "threads": threads,
-        }
+    def __init__(self, nursery: Nursery, *, limit_s: float = COMPILE_LIMIT_S) -> None:
+        self._nursery = nursery
         self._limit_s = limit_s
-        self._process: _Child | None = None
+        self._child: Child | None = None
         self._turn = asyncio.Lock()
         self._restart: asyncio.Task[None] | None = None
-        self.format = ""
-        """Of the compiled form; known once started."""
 
     @property
     def pid(self) -> int | None:
         """Of the process; None while there is none."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     @property
     def restarting(self) -> asyncio.Task[None] | None:
         """The start of the next process, while it lasts."""
         return self._restart if self._restart is not None and not self._restart.done() else None
 
-    async def start(self) -> None:
-        """Start the process. ModelError when it cannot read the model."""
-        async with self._turn:
-            await self._start()
+    def start(self) -> None:
+        """Have the process ready before the first source comes."""
+        if self.restarting is None:  # one that has not come to its turn yet does
+            self._restart = asyncio.create_task(self._start_again())
 
     async def _replace(self) -> None:
         """Kill the process and have the next one ready before the next source comes."""
         await self._kill()
-        self._restart = asyncio.create_task(self._start_again())
+        self.start()
 
     async def _start_again(self) -> None:
         async with self._turn:
-            if self._process is None:
+            if self._child is None:
                 with suppress(ModelError):  # the next source tries again, and its sender is told
-                    await self._start()
+                    self._child = await self._nursery.fork()
 
-    async def _start(self) -> None:
-        self._process = await _Child.start()
-        try:
-            header, _ = await self._exchange(frames.pack(self._setup), _START_LIMIT_S)
-        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
-            await self._kill()
-            raise ModelError("the grammar compiler does not start; its standard error says why") from None
-        except asyncio.CancelledError:
-            await self._kill()
-            raise
-        self.format = header["format"]
-
-    async def compile(self, kind: GrammarKind, text: str) -> bytes:
+    async def compile(self, kind: GrammarKind, text: str, may_take_long: Callable[[], bool] = lambda: True) -> bytes:
         """The compiled form of a source.
+
+        Args:
+            kind: What the source is.
+            text: The source.
+            may_take_long: Asked once `TRY_S` are over; where it says no, the source is given up.
 
         Raises:
             InvalidRequestError: The source is wrong, or takes more time or memory than is allowed.
+            TakesLongError: It was given up.
             UnavailableError: The process is down and does not start.
         """
         async with self._turn:
-            if self._process is not None and self._process.is_dead:
-                logger.warning("the grammar compiler died between two sources")
-                await self._kill()
-            if self._process is None:
-                try:
-                    await self._start()
-                except ModelError as error:
-                    raise UnavailableError(str(error)) from None
+            await self._come_up()
+            assert self._child is not None
+            is_worn = False
+
+            def may_go_on() -> bool:
+                nonlocal is_worn
+                if not may_take_long():
+                    return False
+                assert self._child is not None
+                self._child.give_way()
+                is_worn = True
+                return True
+
             try:
-                header, body = await self._exchange(frames.pack({"kind": int(kind)}, text.encode()), self._limit_s)
+                header, body = await self._exchange(
+                    self._child, frames.pack({"kind": int(kind)}, text.encode()), may_go_on
+                )
             except TimeoutError:
                 await self._replace()
                 raise InvalidRequestError(f"takes longer than {self._limit_s:g} s to compile; simplify it") from None
@@ -153,24 +108,54 @@ class CompilerProcess:
                 logger.warning("the grammar compiler died over a %s of %d characters", kind.name, len(text))
                 await self._replace()
                 raise InvalidRequestError("cannot be compiled: the compiler gave up on it; simplify it") from None
-            except asyncio.CancelledError:
+            except (TakesLongError, asyncio.CancelledError):
                 await self._replace()  # its answer would be taken for that of the next source
                 raise
+            if is_worn:
+                await self._replace()  # what gives way to all others cannot be made to come first again
         if "error" in header:
             raise InvalidRequestError(header["error"])
         return body
 
-    async def _exchange(self, frame: bytes, limit_s: float) -> tuple[dict[str, Any], bytes]:
-        assert self._process is not None
-        async with asyncio.timeout(limit_s):
-            self._process.writer.write(frame)
-            await self._process.writer.drain()
-            return await frames.read_async(self._process.reader)
+    async def _come_up(self) -> None:
+        if self._child is not None and self._child.is_dead:
+            logger.warning("the grammar compiler died between two sources")
+            await self._kill()
+        if self._child is None:
+            try:
+                self._child = await self._nursery.fork()
+            except ModelError as error:
+                raise UnavailableError(str(error)) from None
+
+    async def _exchange(self, child: Child, frame: bytes, may_go_on: Callable[[], bool]) -> Answer:
+        """Send a source and wait for the answer, TimeoutError when it takes too long."""
+        began_s, before_s = time.monotonic(), child.used_s()
+        answer = asyncio.create_task(_ask(child, frame))
+        is_tried = False
+        next_s = min(TRY_S, self._limit_s)
+        try:
+            while True:
+                await asyncio.wait([answer], timeout=max(next_s, _LEAST_LOOK_S))
+                if answer.done():
+                    return answer.result()
+                clock_s, now_s = time.monotonic() - began_s, child.used_s()
+                used_s = clock_s if now_s is None or before_s is None else now_s - before_s
+                if used_s >= self._limit_s or clock_s >= 2 * self._limit_s:
+                    raise TimeoutError
+                if not is_tried and used_s >= TRY_S:
+                    if not may_go_on():
+                        raise TakesLongError
+                    is_tried = True
+                next_s = min((self._limit_s if is_tried else TRY_S) - used_s, 2 * self._limit_s - clock_s)
+        finally:
+            answer.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await answer
 
     async def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            await process.kill()
+        child, self._child = self._child, None
+        if child is not None:
+            await self._nursery.kill(child)
 
     async def stop(self) -> None:
         """End the process."""
@@ -181,7 +166,7 @@ class CompilerProcess:
         await self._kill()
 
 
-def _spawn(connection: int) -> subprocess.Popen[bytes]:
-    # Not by asyncio: uvloop forks, and then gRPC's handlers run in the child and crash it now and then, where calls are
-    # under way. Here nothing of ours runs between the two programs.
-    return subprocess.Popen([sys.executable, "-P", "-m", "bough.grammar.worker"], stdin=connection, stdout=connection)
+async def _ask(child: Child, frame: bytes) -> Answer:
+    child.writer.write(frame)
+    await child.writer.drain()
+    return await frames.read_async(child.reader)

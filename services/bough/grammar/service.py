@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from bough.common.service import Service
 from bough.common.telemetry import Telemetry
 from bough.grammar.core import Grammars
 from bough.grammar.disk import DiskCache, default_folder
+from bough.grammar.nursery import Nursery
 from bough.grammar.pool import CompilerPool
-from bough.grammar.process import CompilerProcess
 from bough.grammar.server import GrammarServicer
 from bough.rpc.v1 import grammar_pb2, grammar_pb2_grpc, telemetry_pb2_grpc
 
@@ -78,15 +77,8 @@ class GrammarService:
 
 def _make_pool(settings: Settings, vocab_size: int, stop_token_ids: Collection[int]) -> CompilerPool:
     assert settings.model is not None
-    path, cores = settings.model, os.cpu_count() or 1
-    size = settings.grammar_workers or min(2, cores)
-
-    def make() -> CompilerProcess:
-        return CompilerProcess(
-            path, vocab_size=vocab_size, stop_token_ids=stop_token_ids, threads=max(1, min(4, cores // size))
-        )
-
-    return CompilerPool(make, size)
+    nursery = Nursery(settings.model, vocab_size=vocab_size, stop_token_ids=stop_token_ids)
+    return CompilerPool(nursery, settings.grammar_workers)
 
 
 def _make_disk(settings: Settings) -> DiskCache | None:

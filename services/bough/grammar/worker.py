@@ -1,69 +1,117 @@
-"""The compiler process: reads sources from standard input and writes compiled grammars to standard output.
+"""The warm process and the compilers that it forks.
 
-A process of its own, because a schema can take unbounded time and memory to compile and only a process can be killed.
+A compiler is a process of its own, because a source can take unbounded time and memory, and only a process can be
+killed. It is forked, because libraries, vocabulary and the masks of common rules take seconds and are the same in all:
+one that was killed is there again in milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import json
 import os
 import resource
 import signal
+import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bough.common.grammar_form import grammar_format
 from bough.common.sampling import GrammarKind
 from bough.common.vocab import read_vocabulary
 from bough.grammar import frames
 from bough.grammar.compiler import CompileError, Compiler
+from bough.grammar.nursery import MAX_MESSAGE_BYTES
 
 MAX_COMPILE_BYTES = 2 << 30
 """Memory that compiling may take beyond what the process has at its start."""
 
-NICENESS = 5
-"""Sources may need all cores for seconds: where an executor shares them, its steps come first."""
+NICENESS = 10
+"""Where an executor shares the cores, its steps come first."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve until standard input ends."""
-    # Libraries may print; only frames may reach the parent.
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    """Fork a compiler whenever one is asked for, until the connection that is standard input ends."""
+    os.dup2(2, 1)  # libraries may print
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _die_with_parent()
+    parent = os.getppid()
+    _die_with_parent(parent)
     os.nice(NICENESS)
-    first = frames.read(sys.stdin.buffer)
-    if first is None:
+    control = socket.socket(fileno=os.dup(0))
+    setup = json.loads(control.recv(MAX_MESSAGE_BYTES) or b"null")
+    if setup is None:
         return
-    setup, _ = first
     compiler = Compiler(
-        read_vocabulary(Path(setup["path"])),
-        vocab_size=setup["vocab_size"],
-        stop_token_ids=setup["stop_token_ids"],
-        threads=setup["threads"],
+        read_vocabulary(Path(setup["path"])), vocab_size=setup["vocab_size"], stop_token_ids=setup["stop_token_ids"]
     )
-    _limit_memory()
-    _write(output, frames.pack({"format": grammar_format()}))
+    _send(control, {"format": grammar_format()})
     compiler.warm_up()
-    while (frame := frames.read(sys.stdin.buffer)) is not None:
-        header, body = frame
-        try:
-            compiled = compiler.compile(GrammarKind(header["kind"]), body.decode())
-            answer = frames.pack({}, compiled)
-        except CompileError as error:
-            answer = frames.pack({"error": str(error)})
-        except MemoryError:
-            answer = frames.pack({"error": "needs more memory to compile than is allowed; simplify it"})
-        except Exception:
-            # Ours, not the client's: but the others that wait for this process need not wait for its next start.
-            traceback.print_exc()
-            answer = frames.pack({"error": "cannot be compiled: the compiler failed over it"})
-        _write(output, answer)
+    gc.freeze()  # what is never collected is not written to either, and stays shared
+    _serve(control, compiler)
+
+
+def _serve(control: socket.socket, compiler: Compiler) -> None:
+    children: set[int] = set()
+    while True:
+        # One question at a time, each small: one look has it whole.
+        message, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 1)
+        if not message:
+            return
+        asked = json.loads(message)
+        if asked["do"] == "fork":
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _compile_all(descriptors[0], compiler, parent)
+            os.close(descriptors[0])
+            children.add(pid)
+            _send(control, {"pid": pid})
+            continue
+        if asked["pid"] in children:
+            # Nobody else waits for it: until here the number cannot have become another process's.
+            children.discard(asked["pid"])
+            with suppress(ProcessLookupError):
+                os.kill(asked["pid"], signal.SIGKILL)
+            os.waitpid(asked["pid"], 0)
+        _send(control, {})
+
+
+def _compile_all(descriptor: int, compiler: Compiler, parent: int) -> None:
+    """The life of a compiler, which never returns."""
+    status = 1
+    try:
+        os.close(0)
+        _die_with_parent(parent)
+        _limit_memory()
+        with os.fdopen(descriptor, "rb") as source, os.fdopen(os.dup(descriptor), "wb") as output:
+            while (frame := frames.read(source)) is not None:
+                _write(output, _answer(compiler, *frame))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _answer(compiler: Compiler, header: dict[str, Any], body: bytes) -> bytes:
+    try:
+        return frames.pack({}, compiler.compile(GrammarKind(header["kind"]), body.decode()))
+    except CompileError as error:
+        return frames.pack({"error": str(error)})
+    except MemoryError:
+        most = f"{MAX_COMPILE_BYTES >> 30} GiB"
+        return frames.pack(
+            {"error": f"needs more than {most} of memory to compile, the most that is allowed; simplify it"}
+        )
+    except Exception:
+        # Ours, not the client's: but the others that wait for this process need not wait for its next start.
+        traceback.print_exc()
+        return frames.pack({"error": "cannot be compiled: the compiler failed over it"})
 
 
 def _write(output: BinaryIO, frame: bytes) -> None:
@@ -71,9 +119,15 @@ def _write(output: BinaryIO, frame: bytes) -> None:
     output.flush()
 
 
-def _die_with_parent() -> None:
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
+    control.sendall(json.dumps(message).encode())
+
+
+def _die_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it had died before
+            os._exit(1)
 
 
 def _limit_memory() -> None:
