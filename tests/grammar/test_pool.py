@@ -129,6 +129,16 @@ async def test_a_source_that_takes_long_waits_for_a_time_only(monkeypatch: pytes
     await pool.stop()
 
 
+async def test_a_new_source_waits_for_a_time_only(pool: CompilerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "NEW_WAIT_S", 0.01)
+    results = await asyncio.gather(
+        *(pool.compile(GrammarKind.EBNF, hostile(i)) for i in range(3)), return_exceptions=True
+    )
+    assert isinstance(results[2], OverloadedError)
+    assert str(results[2]) == "1 grammars wait to be compiled; try again later"
+    assert pool.num_waiting == 0
+
+
 async def test_a_queue_beyond_its_bound_sends_those_away_that_came_first(
     pool: CompilerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

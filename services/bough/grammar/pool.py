@@ -17,6 +17,8 @@ from bough.grammar.process import COMPILE_LIMIT_S, CompilerProcess, TakesLongErr
 
 MAX_WAITING = 1024
 """Sources that wait for their first try before the one that came first is told to come again."""
+NEW_WAIT_S = 20.0
+"""For how long they wait for it."""
 MAX_LONG_WAITING = 32
 """Sources that take long and wait, before further ones are told to come again."""
 LONG_WAIT_S = 8.0
@@ -77,7 +79,11 @@ class CompilerPool:
     async def _try(self, kind: GrammarKind, text: str) -> bytes:
         if len(self._new) >= MAX_WAITING:
             _send_away(self._new.popleft())
-        process = await self._wait(self._new)
+        try:
+            async with asyncio.timeout(NEW_WAIT_S):
+                process = await self._wait(self._new)
+        except TimeoutError:
+            raise _too_many(len(self._new) + 1) from None
         is_long = False
 
         def may_take_long() -> bool:
@@ -161,4 +167,8 @@ class CompilerPool:
 
 def _send_away(turn: Turn) -> None:
     if not turn.done():
-        turn.set_exception(OverloadedError(f"{MAX_WAITING} grammars wait to be compiled; try again later"))
+        turn.set_exception(_too_many(MAX_WAITING))
+
+
+def _too_many(num_waiting: int) -> OverloadedError:
+    return OverloadedError(f"{num_waiting} grammars wait to be compiled; try again later")

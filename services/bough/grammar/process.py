@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 COMPILE_LIMIT_S = 10.0
 """Processor time of one source. On the clock it may be twice that: others come first where the cores are busy."""
-TRY_S = 0.2
-"""Processor time after which a source is one of those that take long; ordinary ones take a tenth of it."""
+TRY_S = 0.1
+"""Processor time after which a source is one of those that take long; ordinary ones take a fifth of it."""
 _LEAST_LOOK_S = 0.01
 
 Answer = tuple[dict[str, Any], bytes]

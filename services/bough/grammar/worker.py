@@ -30,7 +30,7 @@ from bough.grammar.nursery import MAX_MESSAGE_BYTES
 MAX_COMPILE_BYTES = 2 << 30
 """Memory that compiling may take beyond what the process has at its start."""
 
-NICENESS = 10
+NICENESS = 5
 """Where an executor shares the cores, its steps come first."""
 
 _PR_SET_PDEATHSIG = 1
