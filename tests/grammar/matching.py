@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import lru_cache
 
 import xgrammar
@@ -28,3 +29,16 @@ class Language:
     def __contains__(self, text: str) -> bool:
         matcher = xgrammar.GrammarMatcher(self._compiled)
         return bool(matcher.accept_string(text) and matcher.is_completed())
+
+    def sample(self, source: random.Random) -> str:
+        """A text of the language, byte by byte as it happens."""
+        matcher, written = xgrammar.GrammarMatcher(self._compiled), bytearray()
+        bitmask = xgrammar.allocate_token_bitmask(1, 257)
+        while True:
+            matcher.fill_next_token_bitmask(bitmask, 0)
+            words = [int(word) & 0xFFFFFFFF for word in bitmask[0]]
+            token = source.choice([token for token in range(257) if words[token // 32] >> token % 32 & 1])
+            assert matcher.accept_token(token)
+            if token == 256:
+                return written.decode()
+            written.append(token)

@@ -76,6 +76,8 @@ class SchemaMaker:
                 {"minLength": low, "maxLength": high},
                 {"pattern": self._random.choice(PATTERNS)},
                 {"format": self._random.choice(sorted(FORMATS))},
+                # Texts of all formats are at least so short, and none is shorter.
+                {"format": self._random.choice(sorted(FORMATS)), "minLength": 1, "maxLength": 40 + high * high},
                 {"minLength": low},
                 {},
             )

@@ -7,9 +7,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -24,6 +22,7 @@ from bough.executor.runner import ModelRunner
 from bough.grammar.compiler import Compiler
 from bough.grammar.schema_check import CLAIMED
 from tests.grammar.random_schemas import SchemaMaker
+from tests.grammar.validation import formats
 from tests.helpers.engines import EngineDriver, admission, load_runner, make_engine, random_tokens
 
 NUM_SCHEMAS = int(os.environ.get("BOUGH_RANDOM_SCHEMAS", "60"))
@@ -32,23 +31,6 @@ BATCH = 30
 MAX_TOKENS = 600
 EOS = [4089, 4087]
 VOCAB_SIZE = 4096
-
-formats = jsonschema.FormatChecker(["date", "uuid", "ipv4", "ipv6", "email"])
-
-
-@formats.checks("date-time", ValueError)
-def _is_datetime(text: object) -> bool:
-    return not isinstance(text, str) or datetime.fromisoformat(text.replace("Z", "+00:00")).tzinfo is not None
-
-
-@formats.checks("time", ValueError)
-def _is_time(text: object) -> bool:
-    return not isinstance(text, str) or _is_datetime(f"2000-01-01T{text}")
-
-
-@formats.checks("uri", ValueError)
-def _is_uri(text: object) -> bool:
-    return not isinstance(text, str) or bool(urlsplit(text).scheme and urlsplit(text).hostname)
 
 
 @dataclass

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+import re
 from typing import Any
 
 import jsonschema
 import pytest
 
+from bough.grammar.formats import FORMATS
 from bough.grammar.schema_check import SchemaError
 from bough.grammar.schema_grammar import schema_grammar
 from tests.grammar.matching import Language
+from tests.grammar.validation import formats
 
 TREE = {
     "$ref": "#/$defs/node",
@@ -206,8 +211,16 @@ def test_lengths_are_those_in_characters(least: int, most: int | None) -> None:
         ({"type": "number", "multipleOf": 0.5}, r"multipleOf is not supported for 0\.5"),
         ({"type": "integer", "multipleOf": 1000}, "multipleOf: 1000 is above 100"),
         ({"type": "string", "format": "idn-email"}, "format: 'idn-email' is not supported; supported are date, "),
-        ({"type": "string", "pattern": "a", "minLength": 2}, "pattern is not supported beside minLength"),
-        ({"type": "string", "format": "date", "maxLength": 2}, "format is not supported beside maxLength"),
+        (
+            {"type": "string", "pattern": "^[a-z]*$", "maxLength": 2000},
+            "^pattern beside maxLength: takes more than ",
+        ),
+        (
+            {"format": "uri", "minLength": 99, "maxLength": 2083},
+            "^format beside minLength and maxLength: takes ",
+        ),
+        ({"pattern": "a", "format": "date"}, "cannot be satisfied"),
+        ({"type": "string", "format": "date", "maxLength": 2}, "cannot be satisfied"),
         ({"type": "string", "pattern": "(?=a)"}, r"pattern: at character 2: groups other than"),
         ({"type": "string", "pattern": r"\bA"}, r"pattern: at character 2: \\b is not supported"),
         ({"type": "string", "pattern": "^(a|b)*a(a|b){12}$"}, "pattern: takes more than 4096 states"),
@@ -282,3 +295,54 @@ def test_a_long_chain_of_references_needs_no_stack() -> None:
     schema = {"$ref": "#/$defs/d0", "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(2000)}}
     schema["$defs"]["d2000"] = {"type": "null"}  # type: ignore[index]
     assert "null" in Language(schema_grammar(json.dumps(schema)))
+
+
+@pytest.mark.parametrize("pattern", ["a+", "^a|b$", "^[^a]*$", '^(a\n|"b)+$', "^.{2,3}$", "^(é|ab){1,2}x?"])
+@pytest.mark.parametrize(("least", "most"), [(0, 2), (2, 3), (3, None), (1, 4)])
+def test_a_pattern_beside_lengths_allows_what_holds_for_both(pattern: str, least: int, most: int | None) -> None:
+    schema = {"type": "string", "pattern": pattern, "minLength": least} | ({} if most is None else {"maxLength": most})
+    # In Python's dialect `$` is before a line break at the end, too.
+    strict = {**schema, "pattern": pattern.replace("$", r"\Z")}
+    language, validator = Language(schema_grammar(json.dumps(schema))), jsonschema.Draft202012Validator(strict)
+    num_valid = 0
+    for count in range(6):
+        for text in map("".join, itertools.product('ab\n"éx'[: 4 if count > 3 else 6], repeat=count)):
+            holds = validator.is_valid(text)
+            num_valid += holds
+            assert (json.dumps(text, ensure_ascii=False) in language) == holds, text
+    assert num_valid > 0
+
+
+@pytest.mark.parametrize("most", [20, 33, 60, 85, 100, 121, 254, 2083])
+@pytest.mark.parametrize("name", ["uri", "email", "hostname", "ipv4", "date-time", "duration"])
+def test_a_format_beside_a_length_holds_for_both(name: str, most: int) -> None:
+    schema = {"type": "string", "format": name, "minLength": 1, "maxLength": most}
+    language, source = Language(schema_grammar(json.dumps(schema))), random.Random(most)
+    texts = [json.loads(language.sample(source)) for _ in range(20)]
+    for text in texts:
+        jsonschema.validate(text, schema, jsonschema.Draft202012Validator, format_checker=formats)
+        assert re.fullmatch(FORMATS[name], text)
+    assert len(set(texts)) > 10
+
+
+def test_the_url_of_pydantic_may_be_long_and_no_longer_than_it_says() -> None:
+    schema = {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}
+    language = Language(schema_grammar(json.dumps(schema)))
+    path, query = "p" * 128, "q" * 128
+    assert f'"https://www.example.com:8000/{path}?{query}"' in language
+    assert '"http://a.bc"' in language and '"http://a.bc/d/e.html?f=g"' in language
+    assert '""' not in language and '"ftp://a.bc"' not in language and f'"http://a.bc/{path}p"' not in language
+
+
+def test_a_format_beside_a_pattern_holds_for_both() -> None:
+    schema = {"type": "string", "format": "email", "pattern": "@example[.]com$", "maxLength": 18}
+    language = Language(schema_grammar(json.dumps(schema)))
+    assert '"a@example.com"' in language and '"abcdef@example.com"' in language
+    assert '"abcdefg@example.com"' not in language and '"a@example.org"' not in language
+    assert '"a b@example.com"' not in language
+
+
+def test_names_of_properties_may_have_a_pattern_and_a_length() -> None:
+    schema = {"type": "object", "propertyNames": {"pattern": "^a+$", "maxLength": 2}}
+    language = Language(schema_grammar(json.dumps(schema)))
+    assert '{"a":1,"aa":2}' in language and '{"aaa":1}' not in language and '{"b":1}' not in language

@@ -88,3 +88,25 @@ def test_an_equal_schema_has_equal_texts() -> None:
 def test_what_cannot_be_joined_is_refused() -> None:
     with pytest.raises(SchemaError, match="pattern is not supported beside another"):
         plain_schema({"properties": {"a": {"allOf": [{"pattern": "a"}, {"pattern": "b"}]}}})
+
+
+@pytest.mark.parametrize(
+    ("string", "good", "bad"),
+    [
+        ({"format": "date", "maxLength": 99}, "2024-02-28", "2024-02-30"),
+        ({"format": "uri", "minLength": 1, "maxLength": 2083}, "https://a.bc/d?e", "a b"),
+        ({"pattern": "^[a-z]{2,3}$", "minLength": 2}, "abc", "abcd"),
+    ],
+    ids=json.dumps,
+)
+def test_arguments_in_xml_hold_for_lengths_that_patterns_imply(string: Any, good: str, bad: str) -> None:
+    schema = {"type": "object", "properties": {"s": {"type": "string", **string}}, "required": ["s"]}
+    form = {"type": "json_schema", "json_schema": schema, "style": "qwen_xml"}
+    language = tag_language(structural_tag(json.dumps({"type": "structural_tag", "format": form})))
+    assert _xml(s=good) in language and _xml(s=bad) not in language
+
+
+@pytest.mark.parametrize("string", [{"pattern": "^a+$", "maxLength": 3}, {"pattern": "a$", "format": "hostname"}])
+def test_arguments_in_xml_with_several_keywords_of_a_string_are_refused(string: Any) -> None:
+    with pytest.raises(SchemaError, match=r"^pattern beside (maxLength|format): is not supported where arguments"):
+        plain_schema({"type": "string", **string})

@@ -33,6 +33,8 @@ MAX_UNMERGED_STATES = 4096
 """Of the deterministic automaton of one expression, before states that accept the same are merged."""
 MAX_STATES = 512
 """Of the smallest one."""
+MAX_JOINED_STATES = 1024
+"""Of the smallest one for what several expressions have in common, which may be a state for each character."""
 
 
 class AutomatonError(ValueError):
@@ -43,14 +45,22 @@ class TooManyStatesError(AutomatonError):
     """Only the deterministic automaton is too large."""
 
 
+States = tuple[frozenset[int], ...]
+"""For each of some expressions, where a text so far may have led to in it."""
+
+
 @dataclass(slots=True)
 class _Nfa:
     """States by number: where they lead without a character, and with one of a set."""
 
     empty: list[list[int]] = field(default_factory=list)
     steps: list[list[tuple[Ranges, int]]] = field(default_factory=list)
+    ends: set[int] = field(default_factory=set)
+    """States behind whole expressions."""
     num_visits: int = 0
     """States and ways between them that were looked at."""
+    known: dict[frozenset[int], dict[int, frozenset[int]]] = field(default_factory=dict)
+    """What `targets` has found."""
 
     def state(self) -> int:
         if len(self.empty) >= MAX_NFA_STATES:
@@ -58,6 +68,12 @@ class _Nfa:
         self.empty.append([])
         self.steps.append([])
         return len(self.empty) - 1
+
+    def whole(self, expr: Expr) -> int:
+        """Add an expression by itself; returns the state before it."""
+        start = self.state()
+        self.ends.add(self._after(self.add(expr, start)))
+        return start
 
     def add(self, expr: Expr, start: int) -> int:
         """Add an expression behind a state; returns the state behind it."""
@@ -125,22 +141,38 @@ class _Nfa:
             found.update(fresh)
             stack += fresh
             self.visit(1 + len(targets))
-        # Only those with steps, and the last, tell one set from another.
-        last = len(self.empty) - 1
-        return frozenset(state for state in found if self.steps[state] or state == last)
+        # Only those with steps, and the ends, tell one set from another.
+        return frozenset(state for state in found if self.steps[state] or state in self.ends)
+
+    def accepts(self, states: frozenset[int]) -> bool:
+        """Whether a text may end there."""
+        return not states.isdisjoint(self.ends)
+
+    def targets(self, states: frozenset[int], cuts: list[int]) -> dict[int, frozenset[int]]:
+        """Where a set of states leads, by the pieces between the cuts."""
+        if states in self.known:
+            return self.known[states]
+        by_piece: dict[int, set[int]] = {}
+        for state in states:
+            for ranges, target in self.steps[state]:
+                self.visit(len(ranges))
+                for low, high in ranges:
+                    for piece in range(bisect_left(cuts, low), bisect_right(cuts, high)):
+                        by_piece.setdefault(piece, set()).add(target)
+        closures = {key: self.closure(set(key)) for key in {frozenset(targets) for targets in by_piece.values()}}
+        found = self.known[states] = {piece: closures[frozenset(targets)] for piece, targets in by_piece.items()}
+        return found
 
 
-def right_linear_rules(name: str, expr: Expr) -> dict[str, Expr]:
-    """Rules for an expression, the first under `name`; each is one state of its smallest automaton.
+def right_linear_rules(name: str, *exprs: Expr) -> dict[str, Expr]:
+    """Rules for the texts that all of some expressions have, the first under `name`; each is one state of an automaton.
 
     Raises:
         AutomatonError: It takes too many states.
     """
     nfa = _Nfa()
-    first = nfa.state()
-    nfa.empty[nfa.add(expr, first)].append(nfa.state())
-    accepting, cuts = len(nfa.empty) - 1, nfa.cuts()
-    start = nfa.closure({first})
+    start = tuple(nfa.closure({nfa.whole(expr)}) for expr in exprs)
+    cuts = nfa.cuts()
     numbers = {start: 0}
     moves: list[dict[int, list[int]]] = []
     queue = [start]
@@ -154,15 +186,17 @@ def right_linear_rules(name: str, expr: Expr) -> dict[str, Expr]:
                     raise TooManyStatesError(f"takes more than {MAX_UNMERGED_STATES} states; simplify it")
             found[numbers[target]] = pieces
         moves.append(found)
-    classes = merge_states([accepting in states for states in queue], moves)
+    accepting = [all(map(nfa.accepts, states)) for states in queue]
+    classes = merge_states(accepting, moves)
     names = {number: f"{name}_s{place}" for place, number in enumerate(dict.fromkeys(classes))}
     names[classes[0]] = name
-    if len(names) > MAX_STATES:
-        raise TooManyStatesError(f"takes more than {MAX_STATES} states; simplify it")
+    most = MAX_STATES if len(exprs) == 1 else MAX_JOINED_STATES
+    if len(names) > most:
+        raise TooManyStatesError(f"takes more than {most} states; simplify it")
     rules: dict[str, Expr] = {}
-    for states, targets, number in zip(queue, moves, classes, strict=True):
+    for targets, accepts, number in zip(moves, accepting, classes, strict=True):
         if names[number] not in rules:
-            ends: list[Expr] = [EMPTY] if accepting in states else []
+            ends: list[Expr] = [EMPTY] if accepts else []
             rules[names[number]] = alt(*ends, *_steps(targets, classes, names, cuts))
     return rules
 
@@ -180,20 +214,12 @@ def _steps(
     ]
 
 
-def _moves(nfa: _Nfa, states: frozenset[int], cuts: list[int]) -> dict[frozenset[int], list[int]]:
-    """Where a set of states leads, and by which pieces between the cuts."""
-    by_piece: dict[int, set[int]] = {}
-    for state in states:
-        for ranges, target in nfa.steps[state]:
-            nfa.visit(len(ranges))
-            for low, high in ranges:
-                for piece in range(bisect_left(cuts, low), bisect_right(cuts, high)):
-                    by_piece.setdefault(piece, set()).add(target)
-    closures: dict[frozenset[int], frozenset[int]] = {}
-    found: dict[frozenset[int], list[int]] = {}
-    for piece, targets in by_piece.items():
-        key = frozenset(targets)
-        if key not in closures:
-            closures[key] = nfa.closure(targets)
-        found.setdefault(closures[key], []).append(piece)
+def _moves(nfa: _Nfa, states: States, cuts: list[int]) -> dict[States, list[int]]:
+    """Where one set of states for each expression leads, and by which pieces between the cuts."""
+    first, *others = (nfa.targets(one, cuts) for one in states)
+    found: dict[States, list[int]] = {}
+    for piece, target in first.items():
+        if all(piece in other for other in others):
+            found.setdefault((target, *(other[piece] for other in others)), []).append(piece)
+    nfa.visit(len(first) * len(states))
     return found

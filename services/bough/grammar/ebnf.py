@@ -6,7 +6,7 @@ out when a grammar is printed, since a matcher would walk into them and never co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 MAX_CODE_POINT = 0x10FFFF
@@ -126,6 +126,30 @@ def complement(ranges: Ranges) -> Ranges:
 def intersect(left: Ranges, right: Ranges) -> Ranges:
     """Code points that are in both."""
     return complement(normalize((*complement(left), *complement(right))))
+
+
+def lengths(expr: Expr) -> tuple[int, int | None]:
+    """Bounds of the characters of a text: at least, and at most; None where there is no most. Without references."""
+    match expr:
+        case Literal(text):
+            return len(text), len(text)
+        case OneOf():
+            return 1, 1
+        case Seq(parts):
+            found = [lengths(part) for part in parts]
+            return sum(low for low, _ in found), _unless_endless(sum, [high for _, high in found])
+        case Alt(options):
+            found = [lengths(option) for option in options] or [(0, 0)]
+            return min(low for low, _ in found), _unless_endless(max, [high for _, high in found])
+        case Repeat(part, least, most):
+            low, high = lengths(part)
+            return low * least, None if most is None or high is None else high * most
+    raise AssertionError(f"{expr!r} has references")
+
+
+def _unless_endless(pick: Callable[[list[int]], int], values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return pick(known) if len(known) == len(values) else None
 
 
 def productive_rules(rules: dict[str, Expr]) -> set[str]:

@@ -92,9 +92,13 @@ def base_rules() -> dict[str, Expr]:
     }
 
 
-def terminal(name: str, part: Expr) -> dict[str, Expr]:
-    """Rules for a value without inner rules, the first under `name`. AutomatonError when it takes too many."""
-    return {rule: Guarded(expr) for rule, expr in right_linear_rules(name, part).items()}
+def terminal(name: str, *parts: Expr) -> dict[str, Expr]:
+    """Rules for a value without inner rules that is all of some, the first under `name`.
+
+    Raises:
+        AutomatonError: It takes too many.
+    """
+    return {rule: Guarded(expr) for rule, expr in right_linear_rules(name, *parts).items()}
 
 
 def counted_string(rules: dict[str, Expr], least: int, most: int | None) -> Expr:
@@ -122,18 +126,18 @@ def counted_string(rules: dict[str, Expr], least: int, most: int | None) -> Expr
     fixed: Expr = EMPTY
     if least:
         fixed = Ref(f"exactly_{least}")
-        rules.update(right_linear_rules(f"exactly_{least}", Repeat(_short_char(), least, least)))
+        rules.update(right_linear_rules(f"exactly_{least}", Repeat(short_char(), least, least)))
     return seq(QUOTE, *blocks, fixed, tail)
 
 
-def _short_char() -> Expr:
+def short_char() -> Expr:
     """A character of a counted string: without escapes by number, which would double the states that count."""
     return alt(OneOf(RAW), seq(Literal("\\"), _SHORT_ESCAPE))
 
 
 def _block(rules: dict[str, Expr]) -> Ref:
     if "block" not in rules:
-        rules.update(right_linear_rules("block", Repeat(_short_char(), BLOCK_CHARS, BLOCK_CHARS)))
+        rules.update(right_linear_rules("block", Repeat(short_char(), BLOCK_CHARS, BLOCK_CHARS)))
     return Ref("block")
 
 

@@ -18,6 +18,7 @@ from bough.grammar.ebnf import (
     alt,
     complement,
     intersect,
+    lengths,
     normalize,
     seq,
 )
@@ -70,6 +71,15 @@ def pattern_string(pattern: str) -> Expr:
         PatternError: It is no pattern that is read here.
     """
     return seq(QUOTE, _Parser(pattern, string_chars, Repeat(char())).parse(), QUOTE)
+
+
+def pattern_lengths(pattern: str) -> tuple[int, int | None]:
+    """Bounds of the characters of a text that has a match: at least, and at most; None where there is no most.
+
+    Raises:
+        PatternError: It is no pattern that is read here.
+    """
+    return lengths(_Parser(pattern, OneOf, Repeat(OneOf(_ALL))).parse())
 
 
 def pattern_text(pattern: str) -> Expr:

@@ -95,7 +95,7 @@ REFUSED = frozenset(
 """Known words that are refused; any other is refused as unknown."""
 CONDITIONS = (
     "format: only " + ", ".join(sorted(FORMATS)),
-    "format, pattern: neither beside the other, nor beside minLength and maxLength",
+    "format, pattern: beside one another, minLength and maxLength, where together they take at most 1024 states",
     "uniqueItems: only false",
     "multipleOf: whole numbers and type integer; up to 100, or with both bounds and up to 512 multiples between",
     "minProperties: with additional properties, at most one more than are required",

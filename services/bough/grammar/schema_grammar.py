@@ -13,12 +13,12 @@ from typing import Any
 from bough.grammar import json_text as jt
 from bough.grammar.automaton import AutomatonError
 from bough.grammar.ebnf import NOTHING, Alt, Expr, Literal, Ref, Repeat, alt, find_unit_cycle, print_grammar, seq
-from bough.grammar.formats import FORMATS
-from bough.grammar.pattern import PatternError, pattern_string
+from bough.grammar.pattern import PatternError
 from bough.grammar.ranges import Bound, RangeError, bounded_integer, bounded_number, multiples
 from bough.grammar.schema_check import BY_TYPE, COMBINING, Path, Schema, SchemaError, check_schema, parse_json
 from bough.grammar.schema_merge import Flattener, canonical, type_of, written_types
 from bough.grammar.schema_objects import object_rules
+from bough.grammar.schema_strings import string_error, string_rules
 
 MAX_RULES = 50_000
 MAX_GRAMMAR_CHARS = 16 << 20
@@ -81,10 +81,10 @@ class Builder:
             raise SchemaError((), f"makes more than {MAX_RULES} rules")
         return Ref(name)
 
-    def add_terminal(self, base: str, expr: Expr) -> Ref:
-        """Rules for an expression without references. AutomatonError when it takes too many."""
+    def add_terminal(self, base: str, *exprs: Expr) -> Ref:
+        """Rules for what all of some expressions without references have. AutomatonError when it takes too many."""
         name = f"{base}_t{len(self.rules)}"
-        self.rules.update(jt.terminal(name, expr))
+        self.rules.update(jt.terminal(name, *exprs))
         return Ref(name)
 
     def run(self) -> None:
@@ -136,20 +136,14 @@ class Builder:
         return self._array(rule, schema, path) if name == "array" else object_rules(self, rule, schema, path)
 
     def _string(self, rule: str, schema: Schema, path: Path) -> Expr:
-        """A string by its length, pattern or format."""
-        given = [key for key in ("pattern", "format") if key in schema]
-        counts = [key for key in ("minLength", "maxLength") if key in schema]
-        if len(given) + bool(counts) > 1:
-            raise SchemaError(path, f"{given[0]} is not supported beside {[*given[1:], *counts][0]}")
-        if counts:
-            return jt.counted_string(self.rules, schema.get("minLength", 0), schema.get("maxLength"))
-        if not given:
-            return jt.STRING
-        pattern = schema["pattern"] if given == ["pattern"] else f"^({FORMATS[schema['format']]})$"
+        """A string by its length, pattern and format."""
+        rules = string_rules(schema, path)
+        if not rules.patterns:
+            return jt.counted_string(self.rules, rules.least, rules.most) if rules.is_counted else jt.STRING
         try:
-            return self.add_terminal(rule, pattern_string(pattern))
+            return self.add_terminal(rule, *rules.exprs())
         except (PatternError, AutomatonError) as error:
-            raise SchemaError(path, f"pattern: {error}") from None
+            raise string_error(schema, path, error) from None
 
     def _number(self, rule: str, name: str, schema: Schema, path: Path) -> Expr:
         low = _bound(schema, "minimum", "exclusiveMinimum", max)

@@ -38,7 +38,7 @@ class RuleMaker(Protocol):
     def add_rule(self, base: str, expr: Expr) -> Ref:
         """A further rule."""
 
-    def add_terminal(self, base: str, expr: Expr) -> Ref:
+    def add_terminal(self, base: str, *exprs: Expr) -> Ref:
         """Rules for an expression without references."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bough.grammar.schema_check import BY_TYPE, COMBINING, Path, Schema, SchemaError, check_schema
 from bough.grammar.schema_merge import Flattener, type_of, written_types
+from bough.grammar.schema_strings import plain_string
 
 MAX_DEFINITIONS = 10_000
 
@@ -75,6 +76,8 @@ class _Writer:
         kept: Schema = {"type": name, **{key: value for key, value in plain.items() if key in keywords}}
         if name == "object":
             self._list_properties(kept, path)
+        if name == "string":
+            return plain_string(kept, path)
         for key in ("items", "additionalProperties", "propertyNames"):
             if key in kept:
                 kept[key] = self._refer(kept[key], (*path, key))

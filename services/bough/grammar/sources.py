@@ -20,7 +20,7 @@ from bough.grammar.schema_plain import plain_schema
 
 MAX_CHOICES = 1024
 MAX_TAG_NODES = 10_000
-REVISION = "5"
+REVISION = "6"
 """Of the grammars that are made here; part of the key, so that an older compiled form is not taken for a newer one."""
 
 
