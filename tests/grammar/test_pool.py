@@ -17,12 +17,7 @@ from bough.demo import model_dir
 from bough.grammar import pool as pool_module
 from bough.grammar.nursery import Nursery
 from bough.grammar.pool import CompilerPool
-from tests.grammar.polling import until
-
-
-def hostile(number: int) -> str:
-    """A count that xgrammar takes minutes to unroll."""
-    return "root ::= " + " ".join(f'("{number} {i}" [a-z]{{0,120}})?' for i in range(4000))
+from tests.grammar.hostile import hostile, until
 
 
 def a_while(number: int) -> str:

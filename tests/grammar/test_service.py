@@ -31,13 +31,11 @@ from bough.grammar.process import CompilerProcess, TakesLongError
 from bough.grammar.service import create
 from bough.rpc.v1 import common_pb2, grammar_pb2_grpc
 from bough.rpc.v1 import grammar_pb2 as pb
-from tests.grammar.polling import until
+from tests.grammar.hostile import hostile, until
 
 EOS = [4089, 4087]
 WIDE = json.dumps({"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 200} for i in range(30)}})
-HOPELESS = json.dumps(
-    {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 100_000} for i in range(200)}}
-)
+HOPELESS = hostile(0)
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ async def nursery() -> AsyncIterator[Nursery]:
 async def test_a_source_beyond_the_limit_is_refused_and_the_next_one_compiles(nursery: Nursery) -> None:
     process = CompilerProcess(nursery, limit_s=0.5)
     with pytest.raises(InvalidRequestError, match=r"takes longer than 0.5 s to compile; simplify it"):
-        await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
+        await process.compile(GrammarKind.EBNF, HOPELESS)
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
     await process.stop()
 
@@ -111,7 +109,7 @@ async def test_a_source_is_given_up_after_a_try_where_it_may_not_take_long(nurse
         return False
 
     with pytest.raises(TakesLongError):
-        await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS, refuse)
+        await process.compile(GrammarKind.EBNF, HOPELESS, refuse)
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+", refuse)
     assert num_asked == 1
     await process.stop()
@@ -146,7 +144,7 @@ def _has_ended(process: psutil.Process) -> bool:
 async def test_a_compiler_killed_over_a_source_is_there_again_for_the_next_one(nursery: Nursery) -> None:
     process = CompilerProcess(nursery)
     await process.compile(GrammarKind.REGEX, "a")
-    compiling = asyncio.create_task(process.compile(GrammarKind.JSON_SCHEMA, HOPELESS))
+    compiling = asyncio.create_task(process.compile(GrammarKind.EBNF, HOPELESS))
     await asyncio.sleep(0)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -166,7 +164,7 @@ async def test_compilers_outlive_the_warm_process_and_leave_no_dead_ones_behind(
     assert b"{" in await process.compile(GrammarKind.REGEX, "a+")
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match="takes longer"):
-            await process.compile(GrammarKind.JSON_SCHEMA, HOPELESS)
+            await process.compile(GrammarKind.EBNF, HOPELESS)
     assert len(psutil.Process(nursery.pid).children()) <= 1
     await process.stop()
 

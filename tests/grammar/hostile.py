@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Sources that take compilers long, and waiting for what compilers do."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ async def until(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> No
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # another process's doing sets no event
             await asyncio.sleep(0.01)
+
+
+def hostile(number: int) -> str:
+    """EBNF with counts that xgrammar takes minutes to unroll."""
+    return "root ::= " + " ".join(f'("{number} {i}" [a-z]{{0,120}})?' for i in range(4000))
