@@ -11,21 +11,20 @@ Whatever is released meanwhile may be handed out at once, since launched steps r
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Iterable
 from collections.abc import Sequence as Items
 
 import numpy as np
 
-from bough.executor.cache import Match, Node, PagePool, RadixTree
+from bough.executor.cache import PagePool, RadixTree
 from bough.executor.chunk_budget import ChunkBudget
 from bough.executor.draft_rows import DraftRows
 from bough.executor.prefixes import PrefixesInProgress
 from bough.executor.publisher import Publisher
 from bough.executor.row_table import RowTable
-from bough.executor.running_set import RunningSet, rank
+from bough.executor.running_set import RunningSet
 from bough.executor.sequence import Sequence, SequenceStatus
-from bough.executor.step import ComposerLimits, FailedSequence, PageCopy, StepPlan
+from bough.executor.starter import Starter
+from bough.executor.step import ComposerLimits, FailedSequence, StepPlan
 
 
 class StepComposer:
@@ -41,15 +40,18 @@ class StepComposer:
         self._publisher = Publisher(tree=tree)
         self._prefixes = PrefixesInProgress(page_size=pool.page_size)
         self._sequences: dict[int, Sequence] = {}
-        self._waiting: list[Sequence] = []  # by rank
         self._running = RunningSet()
-        self.drafts = DraftRows(table=self.table, running=self._running, take_pages=self._take_pages)
-        self._headroom_pages = 0
+        self._starter = Starter(
+            pool=pool,
+            tree=tree,
+            table=self.table,
+            running=self._running,
+            prefixes=self._prefixes,
+            fail=self._fail,
+        )
+        self.drafts = DraftRows(table=self.table, running=self._running, take_pages=self._starter.take_pages)
         self._plan: StepPlan | None = None
         self._ending: list[Sequence] = []
-        self._tail_holds: list[Node] = []
-        self._may_admit = True
-        self._is_short_of_pages = False
         self.num_queued = 0  # sequences that wait elsewhere for a place here
 
     @property
@@ -97,7 +99,7 @@ class StepComposer:
         if not sequence.tokens:
             raise ValueError(f"request {sequence.request_id} has no tokens")
         self._sequences[sequence.request_id] = sequence
-        self._enqueue([sequence])
+        self._starter.enqueue([sequence])
 
     def reorder(self, request_id: int, order: int) -> None:
         """Gives a sequence another rank; unknown requests are ignored."""
@@ -105,9 +107,8 @@ class StepComposer:
         if sequence is None:
             return
         sequence.order = order
-        self._waiting.sort(key=rank)
+        self._starter.sort()
         self._running.sort()
-        self._may_admit = True
 
     def cancel(self, request_id: int) -> Sequence | None:
         """Ends a request: at once, or at `advance` if it is part of the composed step. None if unknown."""
@@ -138,8 +139,8 @@ class StepComposer:
         plan = StepPlan(assemble=self.table.assemble)
         self._grow_decodes(plan)
         num_decodes = len(self._running.decoding)
-        num_drafts = self.drafts.add(plan, self.limits, len(self._waiting))
-        if self._running.prefilling or self._waiting:
+        num_drafts = self.drafts.add(plan, self.limits, len(self._starter))
+        if self._running.prefilling or len(self._starter):
             self._add_chunks(plan, num_drafts + num_decodes - len(self._running.decoding))
         if self._running.decoding:
             plan.decodes = self._running.decoding.copy()
@@ -201,7 +202,7 @@ class StepComposer:
             if sequence.row is None:
                 known.append(token)
                 if not sequence.num_pending:  # it gave way while its last tokens were under way
-                    self._enqueue([sequence])
+                    self._starter.enqueue([sequence])
                 continue
             if len(known) % page_size == 0 and len(known) > sequence.num_published * page_size:
                 self._publisher.publish(sequence)
@@ -261,20 +262,14 @@ class StepComposer:
             if work.samples:
                 self._prefixes.unregister(sequence)
                 self._running.remove(sequence)
-                self._start_decoding(sequence, num_pending=1)
+                self._starter.start_decoding(sequence, num_pending=1)
             else:
                 assert sequence.node is not None
                 self._prefixes.register(sequence, self._tree.end_hash(sequence.node))
-            self._enqueue(self._prefixes.woken(sequence))
-            self._may_admit = True
+            self._starter.enqueue(self._prefixes.woken(sequence))
+            self._starter.may_start = True
 
     # Rows that run.
-
-    def _start_decoding(self, sequence: Sequence, *, num_pending: int = 0) -> None:
-        sequence.key = None
-        self.table.start_decoding(sequence)
-        sequence.num_pending += num_pending
-        self._running.start_decoding(sequence)
 
     def _add_chunks(self, plan: StepPlan, num_reserved: int) -> None:
         """Prefills under way, then new ones; beside decodes the first of all last, with what the others leave."""
@@ -287,13 +282,15 @@ class StepComposer:
             budget.add(plan, sequence, self._page_size)
         # A step that took pages away starts nobody: the freed pages are for those who still run.
         if not plan.retracted or not self.num_running:
-            self._admit_waiting(plan, budget)
+            self._starter.start(plan, budget, self.limits)
         budget.give_back()
         for sequence in first:
             budget.add(plan, sequence, self._page_size)
 
     def _chunk_budget(self) -> ChunkBudget:
-        startable = 0 if self._is_short_of_pages else min(len(self._waiting) + self.num_queued, self.table.num_free)
+        startable = (
+            0 if self._starter.is_short_of_pages else min(len(self._starter) + self.num_queued, self.table.num_free)
+        )
         contexts = self.table.position[self._running.decode_rows]
         return ChunkBudget.of_step(self.limits, contexts, len(self._running.prefilling) + startable)
 
@@ -311,7 +308,7 @@ class StepComposer:
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:
         is_full = len(sequence.pages) == self.table.max_pages
-        while is_full or (pages := self._take_pages(1)) is None:
+        while is_full or (pages := self._starter.take_pages(1)) is None:
             if is_full or self.num_running == 1:
                 self._give_up(sequence, plan)
                 return
@@ -330,120 +327,7 @@ class StepComposer:
         elif len(sequence.pages) == self.table.max_pages:
             self._fail(sequence, plan, f"the sequence reached the maximum of {self.limits.max_context} tokens")
         else:
-            self._fail(sequence, plan, self._too_small(len(sequence.pages) + 1))
-
-    def _take_pages(self, num_pages: int) -> list[int] | None:
-        missing = num_pages - self._pool.num_free
-        if missing > 0:
-            self._tree.evict(missing)
-        return self._pool.allocate(num_pages) if self._pool.can_allocate(num_pages) else None
-
-    # Admission.
-
-    def _enqueue(self, sequences: Iterable[Sequence]) -> None:
-        for sequence in sequences:
-            sequence.status = SequenceStatus.WAITING
-            insort(self._waiting, sequence, key=rank)
-            self._may_admit = True
-
-    def _admit_waiting(self, plan: StepPlan, budget: ChunkBudget) -> None:
-        """Starts waiting sequences in order until rows, pages or budget end."""
-        if not self._may_admit and self.num_running:
-            return
-        self._is_short_of_pages = False
-        while self._waiting and not budget.is_spent and self.table.can_allocate():
-            sequence = self._waiting[0]
-            if sequence.key is None:
-                sequence.key = sequence.packed(0, len(sequence.tokens))
-            if not self._has_valid_length(sequence, plan):
-                continue
-            match = self._tree.match(sequence.namespace, sequence.key, len(sequence.tokens) - 1)
-            if self._park(sequence, match):
-                continue
-            if not self._admit(sequence, match, plan):
-                # Tried again when something was released or published, not at each step.
-                self._may_admit = False
-                self._is_short_of_pages = True
-                break
-            del self._waiting[0]
-            if sequence.status is SequenceStatus.DECODING:
-                budget.spend(1, sequence.num_computed)
-            else:
-                budget.add(plan, sequence, self._page_size)
-        for node in self._tail_holds:
-            self._tree.unlock(node)
-        self._tail_holds.clear()
-
-    def _has_valid_length(self, sequence: Sequence, plan: StepPlan) -> bool:
-        num_tokens = len(sequence.tokens)
-        num_pages = -(-num_tokens // self._page_size)
-        if num_tokens > self.limits.max_context:
-            reason = f"{num_tokens} tokens exceed the maximum context of {self.limits.max_context} tokens"
-        elif num_pages > self._pool.num_pages:
-            reason = self._too_small(num_pages)
-        else:
-            return True
-        self._fail(sequence, plan, reason)
-        return False
-
-    def _park(self, sequence: Sequence, match: Match) -> bool:
-        """Lets the first waiting sequence wait for a prefix in progress, if its next page is being computed."""
-        start = len(match.pages) * self._page_size
-        next_page = sequence.packed(start, start + self._page_size)
-        computing = self._prefixes.find(match.page_hash, next_page)
-        if computing is None:
-            return False
-        del self._waiting[0]
-        sequence.status = SequenceStatus.PARKED
-        self._prefixes.park(sequence, computing)
-        return True
-
-    def _admit(self, sequence: Sequence, match: Match, plan: StepPlan) -> bool:
-        """Gives a row, the cached pages and all further pages of its tokens to a sequence, if there are enough."""
-        num_tokens = len(sequence.tokens)
-        remaining = max(sequence.params.max_tokens - sequence.num_generated, 0)
-        headroom = min(-(-remaining // self._page_size), self.limits.headroom_pages)
-        reserve = self._headroom_pages + headroom if self.num_running else 0
-        num_missing = -(-num_tokens // self._page_size) - len(match.pages)
-        node = self._tree.lock(match)
-        tail = match.tail
-        if tail is not None:
-            self._tree.hold(tail.node)
-            if num_missing + reserve > self._num_available:
-                self._tree.unlock(tail.node)
-                tail = None
-        if num_missing + reserve > self._num_available:
-            self._tree.unlock(node)
-            return False
-        pages = self._take_pages(num_missing)
-        assert pages is not None
-        if tail is not None:
-            # Held until all of this step's pages are taken: a copy must not read what another one overwrites.
-            self._tail_holds.append(tail.node)
-            plan.copies.append(PageCopy(tail.page, pages[0]))
-        sequence.node = node
-        sequence.num_published = len(match.pages)
-        sequence.num_computed = len(match.pages) * self._page_size + (tail.num_tokens if tail is not None else 0)
-        sequence.pages = match.pages + pages
-        sequence.row = self.table.allocate(sequence.pages)
-        sequence.headroom_pages = headroom
-        self._headroom_pages += headroom
-        if not sequence.was_admitted:
-            sequence.was_admitted = True
-            sequence.num_cached_tokens = sequence.num_computed
-        self._start(sequence, match.page_hash)
-        return True
-
-    def _start(self, sequence: Sequence, page_hash: bytes) -> None:
-        if sequence.num_uncomputed == 1:
-            self._start_decoding(sequence)
-            return
-        self._running.start_prefilling(sequence)
-        self._prefixes.register(sequence, page_hash)
-
-    @property
-    def _num_available(self) -> int:
-        return self._pool.num_free + self._tree.num_evictable_pages
+            self._fail(sequence, plan, self._starter.too_small(len(sequence.pages) + 1))
 
     # Giving way, failing, ending.
 
@@ -454,21 +338,17 @@ class StepComposer:
         sequence.was_retracted = True
         sequence.status = SequenceStatus.WAITING
         if not sequence.num_pending:  # else it cannot be computed again before its tokens are known
-            self._enqueue([sequence])
+            self._starter.enqueue([sequence])
 
     def _fail(self, sequence: Sequence, plan: StepPlan, reason: str) -> None:
         plan.failed.append(FailedSequence(sequence=sequence, reason=reason))
         self._end(sequence)
 
-    def _too_small(self, num_pages: int) -> str:
-        whole = self._pool.num_pages
-        return f"{num_pages} KV pages are needed, the whole pool has {whole} ({whole * self._page_size} tokens)"
-
     def _end(self, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.WAITING:
             if not sequence.num_pending:
-                self._waiting.remove(sequence)
-            self._may_admit = True
+                self._starter.remove(sequence)
+            self._starter.may_start = True
         elif sequence.status is SequenceStatus.PARKED:
             self._prefixes.unpark(sequence)
         else:
@@ -485,14 +365,13 @@ class StepComposer:
         assert sequence.row is not None
         self._pool.free(self._publisher.release(sequence))
         self.table.free(sequence.row, len(sequence.pages))
-        self._headroom_pages -= sequence.headroom_pages
+        self._starter.note_release(sequence)
         sequence.node = sequence.row = None
         sequence.pages = []
         sequence.num_computed = sequence.num_published = 0
         sequence.is_diverted = False
         sequence.key = None
-        self._enqueue(self._prefixes.woken(sequence))
-        self._may_admit = True
+        self._starter.enqueue(self._prefixes.woken(sequence))
 
 
 def _sequences_of(plan: StepPlan) -> list[Sequence]:

@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol
 
 import grpc
 
 from bough.common.columns import TokenRow
-from bough.common.errors import InternalError, InvalidRequestError, code_number
+from bough.common.errors import InvalidRequestError, code_number
 from bough.common.requests import RequestFailure, StartedRequest
 from bough.common.sampling import FinishReason
 from bough.executor.cache.events import CacheEventKind
@@ -21,6 +20,7 @@ from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 from bough.executor.composer import StepComposer
 from bough.executor.draft_pace import pays_to_wait
+from bough.executor.intake import Model, make_running, reached_end
 from bough.executor.jump_forward import drafts_of
 from bough.executor.mixed_budget import FixedBudget
 from bough.executor.observer import Observer
@@ -28,7 +28,6 @@ from bough.executor.orders import Admission, Capacity, Gauges, Orders, StepRepor
 from bough.executor.pipeline.base import DeviceFailedError, Drawn, Pipeline
 from bough.executor.row_table import RowTable
 from bough.executor.running import Running
-from bough.executor.sampling import StopRule
 from bough.executor.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED
 from bough.executor.sequence import Sequence as Row
 from bough.executor.step import ComposerLimits, StepPlan
@@ -49,33 +48,6 @@ class _Flight:
     running: list[Running]
     began: float
     num_drafts: int = 0
-
-
-class Model(Protocol):
-    """What the engine has to know of the model that its pipeline runs."""
-
-    max_context: int
-    """Tokens a sequence may have."""
-
-    @property
-    def num_pages(self) -> int:
-        """Pages of the pool."""
-        ...
-
-    @property
-    def page_size(self) -> int:
-        """Tokens in a page."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        ...
-
-    @property
-    def context_cost(self) -> float:
-        """What a token of context adds to the cost of computing a token, in tokens without context."""
-        ...
 
 
 class Engine:
@@ -265,7 +237,7 @@ class Engine:
 
     def _admit(self, admission: Admission) -> None:
         try:
-            running = self._make(admission)
+            running = make_running(admission, self._model, self._eos_token_ids)
         except Exception as error:
             if not isinstance(error, InvalidRequestError):
                 logger.error("a request cannot be admitted", exc_info=error)
@@ -276,45 +248,10 @@ class Engine:
         if running.matcher is not None:
             self._constrained[admission.request] = running
         self._observer.admitted(running)
-        finish = _reached_end(running)
+        finish = reached_end(running)
         if finish is not FinishReason.NONE:
             self._report.tokens.append_row(TokenRow(admission.request, len(admission.produced), [], finish))
             self._end(running, finish)
-
-    def _make(self, admission: Admission) -> Running:
-        tokens = [*admission.prompt, *admission.produced]
-        num_prompt, max_context = len(admission.prompt), self._model.max_context
-        if not num_prompt or num_prompt >= max_context:
-            raise InvalidRequestError(
-                f"prompt: {num_prompt} tokens; 1 to {max_context - 1} are accepted", field="prompt"
-            )
-        if (largest := max(tokens)) >= self._model.vocab_size:
-            raise InvalidRequestError(
-                f"prompt: token id {largest} is not below the vocabulary size {self._model.vocab_size}", field="prompt"
-            )
-        matcher = admission.matcher
-        if (matcher is None) == admission.sampling.needs_matcher:
-            raise InternalError("a request with a grammar came without its matcher")
-        if matcher is not None:
-            for token in admission.produced:
-                if not matcher.accept(token):
-                    raise InvalidRequestError(f"grammar: produced token {token} does not fit it", field="grammar")
-        stop = StopRule.build(
-            admission.sampling,
-            eos_token_ids=self._eos_token_ids,
-            num_prompt_tokens=num_prompt,
-            max_context=max_context,
-        )
-        sequence = Row(
-            request_id=admission.request,
-            tokens=tokens,
-            num_prompt=num_prompt,
-            params=admission.sampling,
-            namespace=admission.cache_namespace,
-            order=admission.order,
-            max_length=num_prompt + stop.max_tokens,
-        )
-        return Running(admission=admission, stop=stop, matcher=matcher, sequence=sequence)
 
     def _limit(self, token_budget: int) -> None:
         # Prefills move only if a step of all rows leaves them a token; more than the own limit has no memory.
@@ -477,14 +414,3 @@ def _count_on(positions: list[int], running: list[Running]) -> int:
             positions[line] = positions[line - 1] + 1
             num_gone += running[line].is_ended
     return num_gone
-
-
-def _reached_end(running: Running) -> FinishReason:
-    """Whether a request comes in whose produced tokens are all there will be."""
-    produced = running.admission.produced
-    if not produced:
-        return FinishReason.NONE
-    finish = running.stop.reason(produced[-1], len(produced) - 1)
-    if finish is FinishReason.NONE and running.matcher is not None and running.matcher.is_done:
-        return FinishReason.STOP
-    return finish

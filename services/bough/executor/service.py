@@ -24,10 +24,11 @@ from bough.common.rpc.server import RpcServer
 from bough.common.sampling import SamplingParams
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
-from bough.executor.engine import Engine, Model
+from bough.executor.engine import Engine
 from bough.executor.gpu.device import choose_device
 from bough.executor.grammar_client import compile_schema, fetch_grammar
 from bough.executor.grammars import GrammarStore
+from bough.executor.intake import Model
 from bough.executor.loop import EngineLoop
 from bough.executor.mixed_budget import DEFAULT_MIXED_TOKENS
 from bough.executor.models.config import ModelError as ModelReadError

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
 
 from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash
 from bough.executor.cache.events import CacheEvent, CacheEventKind
+from bough.executor.cache.eviction import EvictionOrder
 from bough.executor.cache.nodes import Extension, Match, Node, TailMatch
 from bough.executor.cache.packed import common_pages, common_tokens
 
@@ -38,8 +38,7 @@ class RadixTree:
         self._page_bytes = page_size * TOKEN_BYTES
         self._release = release
         self._roots: dict[bytes, Node] = {}
-        self._heap: list[tuple[int, int, Node]] = []
-        self._num_entries = 0
+        self._order = EvictionOrder()
         self._num_nodes = 0
         self._num_pages = 0
         self._num_evictable = 0
@@ -218,7 +217,7 @@ class RadixTree:
         """
         freed: list[int] = []
         while len(freed) < num_pages:
-            node = self._oldest()
+            node = self._order.first()
             if node is None:
                 break
             count = min(num_pages - len(freed), len(node.pages))
@@ -422,7 +421,7 @@ class RadixTree:
             num_tokens=(node.start + end) * self.page_size,
         )
 
-    # Recency: a heap of unlocked leaves by last use, in which outdated entries are skipped.
+    # Use.
 
     def _lock_one(self, node: Node) -> None:
         if not node.locks:
@@ -438,21 +437,4 @@ class RadixTree:
             del self._roots[node.namespace]
             self._num_nodes -= 1
             return
-        self._num_entries += 1
-        node.entry = self._num_entries
-        heappush(self._heap, (node.last_used, node.entry, node))
-        if len(self._heap) > 2 * self._num_nodes + 64:
-            self._heap = [item for item in self._heap if self._is_current(item)]
-            heapify(self._heap)
-
-    def _oldest(self) -> Node | None:
-        while self._heap:
-            if self._is_current(self._heap[0]):
-                return self._heap[0][2]
-            heappop(self._heap)
-        return None
-
-    @staticmethod
-    def _is_current(item: tuple[int, int, Node]) -> bool:
-        _, entry, node = item
-        return node.entry == entry and not node.locks and not node.children
+        self._order.offer(node, self._num_nodes)
