@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from bough.common.prefix_hash import token_bytes
 from bough.common.sampling import SamplingParams
+from bough.executor.bases import Base
 from bough.executor.sequence import Sequence, SequenceStatus
 from bough.executor.step import ComposerLimits
 from tests.executor.cache.fake_model import FakeEngine, generate_alone
+from tests.executor.cache.tree_check import nodes_of
 
 
 def make(request_id: int, prompt: list[int], max_tokens: int = 4, order: int | None = None) -> Sequence:
@@ -18,8 +21,19 @@ def make(request_id: int, prompt: list[int], max_tokens: int = 4, order: int | N
     )
 
 
+def branch(request_id: int, base: Base, own: list[int], max_tokens: int = 4) -> Sequence:
+    return Sequence(
+        request_id=request_id,
+        base=base,
+        tokens=list(own),
+        num_prompt=base.num_tokens + len(own),
+        params=SamplingParams(max_tokens=max_tokens),
+        order=request_id,
+    )
+
+
 def expected(sequence: Sequence) -> list[int]:
-    return generate_alone(sequence.tokens[: sequence.num_prompt], sequence.params.max_tokens)
+    return generate_alone(sequence.since(0)[: sequence.num_prompt], sequence.params.max_tokens)
 
 
 def run_checked(engine: FakeEngine, sequences: list[Sequence]) -> None:
@@ -27,7 +41,7 @@ def run_checked(engine: FakeEngine, sequences: list[Sequence]) -> None:
         engine.composer.add(sequence)
     engine.run()
     engine.check()
-    assert [sequence.tokens for sequence in sequences] == [expected(sequence) for sequence in sequences]
+    assert [sequence.since(0) for sequence in sequences] == [expected(sequence) for sequence in sequences]
     assert engine.tree.num_locked_pages == 0
     assert engine.pool.num_used == engine.tree.num_pages
 
@@ -344,3 +358,77 @@ def test_prompts_that_cannot_start_give_the_others_no_larger_chunks() -> None:
         assert plan is not None
         sizes.add(sum(work.num_tokens for work in plan.chunks))
     assert sizes == {100}
+
+
+LONG = [n * n % 7 % 5 for n in range(1001)]
+
+
+def test_branches_of_a_base_share_its_pages_copy_one_and_compute_their_own_tokens() -> None:
+    engine = FakeEngine(num_pages=600, page_size=4, max_rows=64, token_budget=400)
+    base = Base(token_bytes(LONG[:-1]), b"")
+    run_checked(engine, [branch(0, base, LONG[-1:])])
+    assert base.found is not None and len(base.found.pages) == 250
+    before = engine.num_computed
+    children = [branch(1 + n, base, [LONG[-1], 10 + n, n], max_tokens=1) for n in range(64)]
+    for child in children:
+        engine.composer.add(child)
+    plan = engine.compose()
+    assert plan is not None and plan.num_rows == 64
+    assert all(child.pages[:250] == base.found.pages for child in children)
+    assert len(plan.copies) == 64
+    engine.complete(plan)
+    # Each has the base's 1000 tokens from the cache, and the last token of the state from the page that it copies.
+    assert engine.num_computed - before == 64 * 2
+    engine.run()
+    assert [child.since(0) for child in children] == [expected(child) for child in children]
+    assert engine.pool.num_used == engine.tree.num_pages == 250 + 1 + 64
+
+
+def test_a_base_that_nobody_has_computed_is_computed_once_and_by_its_tokens() -> None:
+    engine = FakeEngine(num_pages=600, page_size=4, max_rows=16, token_budget=400)
+    base = Base(token_bytes(LONG[:-1]), b"")
+    run_checked(engine, [branch(n, base, [LONG[-1], n % 5, n // 5], max_tokens=1) for n in range(16)])
+    assert engine.num_computed <= 1000 + 16 * 3
+    assert base.found is not None
+
+
+def test_a_base_whose_pages_are_gone_is_computed_again() -> None:
+    engine = FakeEngine(num_pages=300, page_size=4, max_rows=16, token_budget=400)
+    base = Base(token_bytes(LONG[:-1]), b"")
+    run_checked(engine, [branch(1, base, LONG[-1:])])
+    pin = base.found
+    run_checked(engine, [make(2, [4] * 800, max_tokens=2)])
+    assert pin is not None and base.found is None
+    run_checked(engine, [branch(3, base, [0, 1])])
+    assert base.found is not None
+
+
+def test_what_is_not_pinned_makes_room_before_a_base_does() -> None:
+    engine = FakeEngine(num_pages=400, page_size=4, max_rows=16, token_budget=400)
+    base = Base(token_bytes(LONG[:400]), b"")
+    run_checked(engine, [branch(1, base, [0])])
+    for number in range(2, 12):
+        run_checked(engine, [make(number, [1 + number % 4, number // 4] + [4] * 400)])
+    before = engine.num_computed
+    run_checked(engine, [branch(20, base, [1], max_tokens=1)])
+    assert engine.num_computed - before == 1
+    engine.composer.release_base(base)
+    for number in range(22, 32):
+        run_checked(engine, [make(number, [1 + number % 4, number // 4] + [3] * 400)])
+    before = engine.num_computed
+    run_checked(engine, [branch(40, base, [1], max_tokens=1)])
+    assert engine.num_computed - before > 100
+
+
+def test_branches_of_a_released_base_run_on() -> None:
+    engine = FakeEngine(num_pages=600, page_size=4, max_rows=2, token_budget=400)
+    base = Base(token_bytes(LONG[:-1]), b"")
+    children = [branch(n, base, [LONG[-1], n]) for n in range(5)]
+    for child in children:
+        engine.composer.add(child)
+    engine.step()
+    engine.composer.release_base(base)
+    engine.run()
+    assert [child.since(0) for child in children] == [expected(child) for child in children]
+    assert base.found is None
+    assert not [pin for node in nodes_of(engine.tree) for pin in node.pins]

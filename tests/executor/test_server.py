@@ -339,12 +339,50 @@ async def test_an_order_that_cannot_be_read_fails_its_request_alone(executor: Fi
     assert {error.request: error.code for error in message.errors} == {1: 3, 3: 3}
 
 
-@pytest.mark.parametrize("fields", [{"forks": [pb.Fork(parent=1)]}, {"pins": [pb.Pin(tokens=[1])]}])
-async def test_reserved_orders_are_answered_with_unimplemented(stream: NewStream, fields: dict[str, Any]) -> None:
+async def test_orders_name_bases_until_they_are_released(executor: Fixture, stream: NewStream) -> None:
+    scheduler = stream()
+    assert (await scheduler.attach()).takes_bases
+    await scheduler.read()
+    base = pb.Base(id=7, tokens=[4, 5, 6])
+    await scheduler.send(bases=[base], admits=[admit(1, base=7), admit(2)])
+    one, two = (await executor.next_orders()).admissions
+    assert one.base is not None and (one.base.since(0), one.num_prompt) == ([4, 5, 6], 3 + two.num_prompt)
+    assert two.base is None
+    await scheduler.send(bases=[pb.Base(id=8, parent=7, tokens=[9])], released_bases=[7], admits=[admit(3, base=8)])
+    orders = await executor.next_orders()
+    assert orders.released_bases == [one.base]
+    [three] = orders.admissions
+    assert three.base is not None and three.base.since(0) == [4, 5, 6, 9]
+
+
+async def test_requests_whose_base_is_not_known_are_named_and_not_run(executor: Fixture, stream: NewStream) -> None:
     scheduler = stream()
     await scheduler.attach()
-    await scheduler.send(**fields)
-    assert (await scheduler.status())[0] is grpc.StatusCode.UNIMPLEMENTED
+    await scheduler.read()
+    await scheduler.send(bases=[pb.Base(id=7, tokens=[4])], admits=[admit(1, base=7)])
+    await executor.next_orders()
+    elsewhere = admit(4, base=7)
+    elsewhere.cache_namespace = b"other"
+    # What is here already is no matter of what its order says now.
+    await scheduler.send(released_bases=[7], admits=[admit(1, base=7), admit(2, base=7), admit(3), elsewhere])
+    assert [a.request for a in (await executor.next_orders()).admissions] == [3]
+    message = await scheduler.read()
+    assert (list(message.without_base), rows(message), list(message.errors)) == ([2, 4], [], [])
+    await scheduler.send(admits=[admit(2)])
+    assert [a.request for a in (await executor.next_orders()).admissions] == [2]
+
+
+async def test_a_new_stream_knows_no_bases(executor: Fixture, stream: NewStream) -> None:
+    first = stream()
+    await first.attach()
+    await first.send(bases=[pb.Base(id=7, tokens=[4])], admits=[admit(1, base=7)])
+    [one] = (await executor.next_orders()).admissions
+    second = stream()
+    await second.attach((1, 0))
+    assert (await executor.next_orders()).released_bases == [one.base]
+    await second.read()
+    await second.send(admits=[admit(2, base=7)])
+    assert list((await second.read()).without_base) == [2]
 
 
 async def test_a_request_with_a_grammar_waits_for_it_and_others_do_not(executor: Fixture, stream: NewStream) -> None:

@@ -16,6 +16,7 @@ from bough.common.codec import (
 from bough.common.errors import InvalidRequestError, code_number
 from bough.common.model import ModelIdentity
 from bough.common.requests import RequestFailure, ResumePoint
+from bough.executor.bases import Base, Bases
 from bough.executor.orders import Admission, Capacity, Gauges, Orders, Refusal, StepReport
 from bough.rpc.v1 import executor_pb2 as pb
 
@@ -23,12 +24,24 @@ _SEED_MASK = (1 << 64) - 1
 _WIRE_HASH_BYTES = 8
 
 
-def decode_orders(message: pb.RunRequest) -> Orders:
-    """Orders from the wire, siblings spelled out; a request with a value that is not known becomes a refusal."""
+def decode_orders(message: pb.RunRequest, bases: Bases) -> Orders:
+    """Orders from the wire, siblings spelled out; a request with a value that is not known becomes a refusal.
+
+    Args:
+        message: From the wire.
+        bases: Those that may be named; brought up to date.
+    """
     orders = Orders(cancels=list(message.cancels))
+    for fresh in message.bases:
+        bases.add(fresh.id, parent=fresh.parent, tokens=fresh.tokens, namespace=fresh.cache_namespace)
+    orders.released_bases = bases.release(message.released_bases)
     for admit in message.admits:
+        base = bases.find(admit.base, admit.cache_namespace)
+        if base is None and admit.base:
+            orders.without_base += admit.requests
+            continue
         try:
-            orders.admissions.extend(_decode_admit(admit))
+            orders.admissions.extend(_decode_admit(admit, base))
         except ValueError as error:
             orders.refusals.extend(_refuse(admit, f"the request cannot be understood: {error}"))
     if message.HasField("limits"):
@@ -40,7 +53,7 @@ def decode_orders(message: pb.RunRequest) -> Orders:
     return orders
 
 
-def _decode_admit(admit: pb.Admit) -> list[Admission]:
+def _decode_admit(admit: pb.Admit, base: Base | None) -> list[Admission]:
     sampling = decode_sampling(admit.sampling)
     prompt, produced = list(admit.prompt), list(admit.produced)
     return [
@@ -52,6 +65,7 @@ def _decode_admit(admit: pb.Admit) -> list[Admission]:
             cache_namespace=admit.cache_namespace,
             order=admit.order,
             traceparent=admit.traceparent,
+            base=base,
         )
         for index, request in enumerate(admit.requests)
     ]
@@ -86,6 +100,7 @@ def encode_attached(epoch: int, identity: ModelIdentity, capacity: Capacity, run
             identity=encode_identity(identity),
             capacity=encode_capacity(capacity),
             running=running,
+            takes_bases=True,
         )
     )
 
@@ -100,6 +115,7 @@ def encode_report(report: StepReport) -> pb.RunResponse:
         errors=[encode_failure(failure) for failure in report.failures],
         cache_events=_encode_cache_events(report),
         gauges=None if report.gauges is None else _encode_gauges(report.gauges),
+        without_base=report.without_base,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 
+from bough.executor.bases import Base
 from bough.executor.cache import PagePool, RadixTree
 from bough.executor.chunk_budget import ChunkBudget
 from bough.executor.draft_rows import DraftRows
@@ -128,6 +129,13 @@ class StepComposer:
             return
         self._end(sequence)
 
+    def release_base(self, base: Base) -> None:
+        """Nothing new will go on from a base."""
+        base.is_released = True
+        if base.pin is not None:
+            self._tree.unpin(base.pin)
+            base.pin = None
+
     def compose(self) -> StepPlan | None:
         """Decides the next step; None if there is nothing to do or to report.
 
@@ -204,7 +212,8 @@ class StepComposer:
                 if not sequence.num_pending:  # it gave way while its last tokens were under way
                     self._starter.enqueue([sequence])
                 continue
-            if len(known) % page_size == 0 and len(known) > sequence.num_published * page_size:
+            num_known = sequence.num_base + len(known)
+            if num_known % page_size == 0 and num_known > sequence.num_published * page_size:
                 self._publisher.publish(sequence)
             known.append(token)
             last_token[sequence.row] = token
@@ -262,6 +271,7 @@ class StepComposer:
             if work.samples:
                 self._prefixes.unregister(sequence)
                 self._running.remove(sequence)
+                self._starter.pin_base(sequence)
                 self._starter.start_decoding(sequence, num_pending=1)
             else:
                 assert sequence.node is not None

@@ -71,7 +71,9 @@ class Drawing:
         self._num_prompt[row] = num_prompt
         running.sampler_row = row
         try:
-            self._sampler.add(row, sequence.params, sequence.tokens[:num_prompt], sequence.tokens[num_prompt:])
+            # The prompt, which may be long, is of interest to one penalty alone.
+            prompt = sequence.since(0)[:num_prompt] if sequence.params.repetition_penalty != 1.0 else ()
+            self._sampler.add(row, sequence.params, prompt, sequence.since(num_prompt))
         except Exception as error:
             _note_failure(failed, line, error)
             self._sampler.remove(row)

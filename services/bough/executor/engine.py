@@ -127,6 +127,8 @@ class Engine:
             running = self._running.get(request)
             if running is not None:
                 self._end(running, FinishReason.CANCELLED)
+        for base in orders.released_bases:
+            self._composer.release_base(base)
         for admission in orders.admissions:
             if admission.request not in self._running:
                 self._admit(admission)
@@ -338,7 +340,7 @@ class Engine:
         """
         for row in rows:
             first_page = row.num_cached_tokens // self._model.page_size
-            self._tree.condemn(row.namespace, row.packed(0, len(row.tokens)), first_page)
+            self._tree.condemn(row.namespace, row.packed(0, row.num_tokens), first_page)
 
     def _look_closer(self, running: Running, token: int, line: int, position: int, drawn: Drawn) -> FinishReason:
         """Deal with a row that is not plain; its finish reason, or a failure noted in `drawn`."""

@@ -47,11 +47,11 @@ def make_running(admission: Admission, model: Model, eos_token_ids: Sequence[int
         InvalidRequestError: The model cannot run it.
         InternalError: Its matcher is missing.
     """
-    tokens = [*admission.prompt, *admission.produced]
-    num_prompt, max_context = len(admission.prompt), model.max_context
-    if not num_prompt or num_prompt >= max_context:
+    tokens, base = [*admission.prompt, *admission.produced], admission.base
+    num_prompt, max_context = admission.num_prompt, model.max_context
+    if not admission.prompt or num_prompt >= max_context:
         raise InvalidRequestError(f"prompt: {num_prompt} tokens; 1 to {max_context - 1} are accepted", field="prompt")
-    if (largest := max(tokens)) >= model.vocab_size:
+    if (largest := max(max(tokens), 0 if base is None else base.largest)) >= model.vocab_size:
         raise InvalidRequestError(
             f"prompt: token id {largest} is not below the vocabulary size {model.vocab_size}", field="prompt"
         )
@@ -73,6 +73,7 @@ def make_running(admission: Admission, model: Model, eos_token_ids: Sequence[int
         tokens=tokens,
         num_prompt=num_prompt,
         params=admission.sampling,
+        base=base,
         namespace=admission.cache_namespace,
         order=admission.order,
         max_length=num_prompt + stop.max_tokens,

@@ -11,6 +11,7 @@ from bough.common.requests import RequestFailure, StartedRequest
 from bough.common.sampling import FinishReason, SamplingParams
 
 if TYPE_CHECKING:
+    from bough.executor.bases import Base
     from bough.executor.running import Matcher
 
 
@@ -20,6 +21,7 @@ class Admission:
 
     request: int
     prompt: Sequence[int]
+    """Behind the base; at least one token."""
     produced: Sequence[int]
     """Tokens produced before, by this executor or another one."""
     sampling: SamplingParams
@@ -27,8 +29,15 @@ class Admission:
     order: int
     """Smaller is computed first and retracted last."""
     traceparent: str
+    base: Base | None = None
+    """What the prompt begins with."""
     matcher: Matcher | None = None
     """At the beginning of the grammar that `sampling` names; must be there when the engine gets the admission."""
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the whole prompt."""
+        return len(self.prompt) + (0 if self.base is None else self.base.num_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,9 @@ class Orders:
     """Counts what is sent to the engine; its reports name the last one applied."""
     admissions: list[Admission] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    without_base: list[int] = field(default_factory=list)
+    """Requests whose base is not known: they have to be ordered again with the whole prompt."""
+    released_bases: list[Base] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
     token_budget: int | None = None
     """Tokens computed in one step at most; 0 for the executor's own limit, None for no change."""
@@ -59,7 +71,8 @@ class Orders:
     def __bool__(self) -> bool:
         """Whether there is anything to do for the engine."""
         changes = (self.token_budget, self.queued, self.retract_order)
-        return bool(self.admissions or self.cancels or any(change is not None for change in changes))
+        lists = (self.admissions, self.cancels, self.released_bases)
+        return any(lists) or any(change is not None for change in changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +111,7 @@ class StepReport:
     started: list[StartedRequest] = field(default_factory=list)
     retracted: list[int] = field(default_factory=list)
     failures: list[RequestFailure] = field(default_factory=list)
+    without_base: list[int] = field(default_factory=list)
     cache_changes: dict[bytes, bool] = field(default_factory=dict)
     """Chained hash of a page (`bough.common.prefix_hash`) -> whether the cache holds it now."""
     cache_cleared: bool = False

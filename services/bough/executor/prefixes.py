@@ -23,7 +23,7 @@ class PrefixesInProgress:
         """Says that `sequence` computes the page after its published ones (whose end has `parent_hash`)."""
         self.unregister(sequence)
         end = (sequence.num_published + 1) * self._page_size
-        if sequence.is_diverted or end > len(sequence.tokens):
+        if sequence.is_diverted or end > sequence.num_tokens:
             return
         next_hash = page_hash(parent_hash, sequence.packed(end - self._page_size, end))
         if next_hash not in self._computing:
@@ -44,9 +44,12 @@ class PrefixesInProgress:
 
     def park(self, waiter: Sequence, computing: Sequence) -> None:
         """Makes `waiter` wait until `computing` published all full pages that both share."""
-        shared = common_pages(
-            waiter.packed(0, len(waiter.tokens)),
-            computing.packed(0, len(computing.tokens)),
+        # What both have of one base need not be compared.
+        first = waiter.num_base // self._page_size if waiter.base is computing.base else 0
+        start = first * self._page_size
+        shared = first + common_pages(
+            waiter.packed(start, waiter.num_tokens),
+            computing.packed(start, computing.num_tokens),
             0,
             self._page_size * TOKEN_BYTES,
         )

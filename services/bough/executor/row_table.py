@@ -16,7 +16,7 @@ class PageChange(NamedTuple):
 
     row: int
     first: int
-    pages: list[int]
+    pages: list[int] | npt.NDArray[np.int32]
 
 
 class RowTable:
@@ -46,11 +46,21 @@ class RowTable:
         """Whether a row is free."""
         return bool(self._free)
 
-    def allocate(self, pages: list[int]) -> int:
-        """Takes a free row and writes a sequence's pages into it."""
+    def allocate(self, pages: list[int], known: npt.NDArray[np.int32] | None = None) -> int:
+        """Takes a free row and writes a sequence's pages into it.
+
+        Args:
+            pages: of the sequence.
+            known: the first of them as an array, which never changes. To read numbers off a list takes much longer.
+        """
         row = self._free.pop()
-        self.page_table[row, : len(pages)] = pages
-        self.changes.append(PageChange(row, 0, pages.copy()))
+        start = 0
+        if known is not None:
+            start = len(known)
+            self.page_table[row, :start] = known
+            self.changes.append(PageChange(row, 0, known))
+        self.page_table[row, start : len(pages)] = own = pages[start:]
+        self.changes.append(PageChange(row, start, own))
         return row
 
     def grow(self, row: int, index: int, page: int) -> None:

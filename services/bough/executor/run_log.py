@@ -68,6 +68,13 @@ class RunLog:
             self._logs[failure.request] = _Log(failure.request, refusal.position, since=0, wants_logprobs=False)
             self.fail(failure)
 
+    def turn_away(self, requests: Iterable[int]) -> None:
+        """Requests are not taken, since their base is not known; those that are here already run on."""
+        fresh = [request for request in requests if request not in self._logs]
+        if self._attached and fresh:
+            self._pending.without_base += fresh
+            self._has_news = True
+
     def fail(self, failure: RequestFailure) -> None:
         """A request that the engine was never given fails; no effect when it was cancelled."""
         log = self._logs.get(failure.request)

@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from bough.common.prefix_hash import TOKEN_BYTES, token_bytes
 from bough.common.sampling import SamplingParams
+from bough.executor.bases import Base
 from bough.executor.cache.nodes import Node
 
 
@@ -35,9 +36,14 @@ class Sequence:
 
     request_id: int
     tokens: list[int] = field(repr=False)
-    """Prompt, then generated tokens (all of them at a re-admission)."""
+    """Those behind the base: of the prompt, then generated ones (all of them at a re-admission)."""
     num_prompt: int
+    """Tokens of the prompt, those of the base included."""
     params: SamplingParams
+    base: Base | None = None
+    """What the prompt begins with."""
+    num_base: int = field(init=False)
+    """Tokens of the base."""
     namespace: bytes = b""
     """Whose cache entries may be shared (tenant salt, adapter)."""
     order: int = 0
@@ -71,7 +77,7 @@ class Sequence:
     """Pages that admission keeps free for this running sequence's next tokens."""
 
     key: bytes | None = field(default=None, repr=False)
-    """`tokens`, packed, until the prefill is done; use `packed`."""
+    """`tokens`, packed, while it waits and computes its prompt; use `packed`."""
     page_in_progress: bytes | None = field(default=None, repr=False)
     """Hash of the next full page of the prefill, under which others find that it is being computed."""
     waits_for: Sequence | None = field(default=None, repr=False)
@@ -79,10 +85,19 @@ class Sequence:
     """Published pages of `waits_for` that end the wait."""
     waiters: list[Sequence] = field(default_factory=list, repr=False)
 
+    def __post_init__(self) -> None:
+        """Counts what is before `tokens`."""
+        self.num_base = 0 if self.base is None else self.base.num_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and output that are recorded."""
+        return self.num_base + len(self.tokens)
+
     @property
     def length(self) -> int:
         """Tokens, those of steps under way included."""
-        return len(self.tokens) + self.num_pending
+        return self.num_base + len(self.tokens) + self.num_pending
 
     @property
     def num_uncomputed(self) -> int:
@@ -92,15 +107,25 @@ class Sequence:
     @property
     def num_known(self) -> int:
         """Computed tokens whose ids are recorded: what the cache may be told of."""
-        return min(self.num_computed, len(self.tokens))
+        return min(self.num_computed, self.num_base + len(self.tokens))
 
     @property
     def num_generated(self) -> int:
         """Tokens after the prompt."""
-        return len(self.tokens) - self.num_prompt
+        return self.num_base + len(self.tokens) - self.num_prompt
+
+    def since(self, start: int) -> list[int]:
+        """All tokens from position `start` on."""
+        if start >= self.num_base or self.base is None:
+            return self.tokens[start - self.num_base :]
+        return self.base.since(start) + self.tokens
 
     def packed(self, start: int, end: int) -> bytes:
-        """`tokens[start:end]` as `token_bytes` packs them."""
-        if self.key is None:
-            return token_bytes(self.tokens[start:end])
-        return self.key[start * TOKEN_BYTES : end * TOKEN_BYTES]
+        """The tokens at positions `start` to `end - 1` as `token_bytes` packs them."""
+        num_base = self.num_base
+        if start >= num_base or self.base is None:
+            if self.key is None:
+                return token_bytes(self.tokens[start - num_base : end - num_base])
+            return self.key[(start - num_base) * TOKEN_BYTES : (end - num_base) * TOKEN_BYTES]
+        before = self.base.packed[start * TOKEN_BYTES : end * TOKEN_BYTES]
+        return before + self.packed(num_base, end) if end > num_base else before

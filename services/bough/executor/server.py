@@ -17,6 +17,7 @@ from bough.common.model import ModelIdentity, check_same_model
 from bough.common.requests import RequestFailure
 from bough.common.rpc.streams import StreamWriter, pump
 from bough.common.sampling import SamplingParams
+from bough.executor.bases import Bases
 from bough.executor.codec import decode_orders, decode_resumes, encode_attached, encode_capacity, encode_report
 from bough.executor.forced_output import forced_output
 from bough.executor.orders import Admission, Capacity, Orders, StepReport
@@ -32,10 +33,6 @@ MatcherSource = Callable[[SamplingParams], Awaitable[Matcher]]
 
 MAX_BACKLOG_TOKENS = 1_000_000
 """Tokens gathered for a scheduler that does not read before its stream is cut; it comes back and resumes."""
-
-
-class _UnsupportedOrderError(Exception):
-    """An order that the contract reserves and this version does not carry out."""
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
@@ -61,6 +58,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._send_orders = send
         self._matcher_source = matcher_source
         self._log = RunLog()
+        self._bases = Bases()
         self._capacity: Capacity | None = None
         self._loaded = asyncio.Event()
         self._writer: StreamWriter[pb.RunResponse] | None = None
@@ -119,8 +117,6 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 # Ending by CancelledError would leave the caller without a status, waiting.
                 raise UnavailableError("another scheduler took this executor over")
             stream.result()
-        except _UnsupportedOrderError as error:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
         finally:
             stream.cancel()
 
@@ -137,6 +133,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         # What another process ran is nothing this one could go on with.
         same_process = first.attach.executor_epoch == self._epoch
         self._forget(self._log.attach(decode_resumes(first.attach) if same_process else []))
+        self._send(Orders(released_bases=self._bases.clear()))
         self._message_number = 1
         try:
             await writer.send(encode_attached(self._epoch, self._identity, self._capacity, self._log.requests))
@@ -164,9 +161,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._apply(message)
 
     def _apply(self, message: pb.RunRequest) -> None:
-        if message.forks or message.pins:
-            raise _UnsupportedOrderError("forks and pins are not supported by this version")
-        orders = decode_orders(message)
+        orders = decode_orders(message, self._bases)
         self._cancel(orders.cancels)
         number = self._order_number + 1
         fresh = [admission for admission in orders.admissions if self._log.admit(admission, number)]
@@ -175,13 +170,17 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         for refusal in orders.refusals:
             self._log.refuse(refusal)
             self._wake()
+        if orders.without_base:
+            logger.warning("requests %s name bases that are not known here", orders.without_base)
+            self._log.turn_away(orders.without_base)
+            self._wake()
 
     def _at_once(self, admission: Admission) -> Admission | None:
         """A request for the engine; None where it has to wait for its grammar, or has failed."""
         if admission.sampling.forced_ids:
             # They come together, and without a wait between them they are computed together.
             try:
-                matcher = forced_output(admission.sampling, len(admission.prompt), self._identity)
+                matcher = forced_output(admission.sampling, admission.num_prompt, self._identity)
             except InvalidRequestError as error:
                 self._log.fail(RequestFailure(admission.request, code_number(error), str(error)))
                 self._wake()

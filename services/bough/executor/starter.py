@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable
 
+from bough.common.prefix_hash import token_bytes
 from bough.executor.cache import Match, Node, PagePool, RadixTree
 from bough.executor.chunk_budget import ChunkBudget
 from bough.executor.prefixes import PrefixesInProgress
@@ -99,11 +100,9 @@ class Starter:
         self.is_short_of_pages = False
         while self._waiting and not budget.is_spent and self._table.can_allocate():
             sequence = self._waiting[0]
-            if sequence.key is None:
-                sequence.key = sequence.packed(0, len(sequence.tokens))
             if not self._has_valid_length(sequence, plan, limits):
                 continue
-            match = self._tree.match(sequence.namespace, sequence.key, len(sequence.tokens) - 1)
+            match = self._match(sequence)
             if self._park(sequence, match):
                 continue
             if not self._admit(sequence, match, plan, limits):
@@ -120,6 +119,16 @@ class Starter:
             self._tree.unlock(node)
         self._tail_holds.clear()
 
+    def pin_base(self, sequence: Sequence) -> None:
+        """A sequence has published its whole prompt: what it begins with is in the cache, and is to stay there."""
+        base = sequence.base
+        if base is None or base.is_released or base.found is not None:
+            return
+        num_pages = base.num_tokens // self._page_size
+        if num_pages and num_pages <= sequence.num_published:
+            assert sequence.node is not None
+            base.pin = self._tree.pin(sequence.node, sequence.pages[:num_pages])
+
     def start_decoding(self, sequence: Sequence, *, num_pending: int = 0) -> None:
         """All tokens of a sequence but the last are computed."""
         sequence.key = None
@@ -127,8 +136,23 @@ class Starter:
         sequence.num_pending += num_pending
         self._running.start_decoding(sequence)
 
+    def _match(self, sequence: Sequence) -> Match:
+        if sequence.key is None:
+            sequence.key = token_bytes(sequence.tokens)
+        tree, num_tokens, base = self._tree, sequence.num_tokens, sequence.base
+        pin = None if base is None else base.found
+        if base is not None and pin is None:
+            match = tree.match(sequence.namespace, sequence.packed(0, num_tokens), num_tokens - 1)
+            num_pages = base.num_tokens // self._page_size
+            if base.is_released or match.node is None or not 0 < num_pages <= len(match.pages):
+                return match
+            # Somebody else has computed it. Matched again, since the pin may have cut the node in two.
+            pin = base.pin = tree.pin(match.node, match.pages[:num_pages])
+        start = 0 if pin is None else len(pin.pages) * self._page_size
+        return tree.match(sequence.namespace, sequence.packed(start, num_tokens), num_tokens - 1 - start, pin)
+
     def _has_valid_length(self, sequence: Sequence, plan: StepPlan, limits: ComposerLimits) -> bool:
-        num_tokens = len(sequence.tokens)
+        num_tokens = sequence.num_tokens
         num_pages = -(-num_tokens // self._page_size)
         if num_tokens > limits.max_context:
             reason = f"{num_tokens} tokens exceed the maximum context of {limits.max_context} tokens"
@@ -153,7 +177,7 @@ class Starter:
 
     def _admit(self, sequence: Sequence, match: Match, plan: StepPlan, limits: ComposerLimits) -> bool:
         """Gives a row, the cached pages and all further pages of its tokens to a sequence, if there are enough."""
-        num_tokens = len(sequence.tokens)
+        num_tokens = sequence.num_tokens
         remaining = max(sequence.params.max_tokens - sequence.num_generated, 0)
         headroom = min(-(-remaining // self._page_size), limits.headroom_pages)
         reserve = self._headroom_pages + headroom if len(self._running) else 0
@@ -178,7 +202,7 @@ class Starter:
         sequence.num_published = len(match.pages)
         sequence.num_computed = len(match.pages) * self._page_size + (tail.num_tokens if tail is not None else 0)
         sequence.pages = match.pages + pages
-        sequence.row = self._table.allocate(sequence.pages)
+        sequence.row = self._table.allocate(sequence.pages, None if match.pin is None else match.pin.page_array)
         sequence.headroom_pages = headroom
         self._headroom_pages += headroom
         if not sequence.was_admitted:

@@ -51,7 +51,7 @@ class PageCopy(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowWork:
-    """What one row computes in a step: `sequence.tokens[start : start + num_tokens]`."""
+    """What one row computes in a step: the tokens of its sequence at positions `start` to `start + num_tokens - 1`."""
 
     sequence: Sequence
     start: int

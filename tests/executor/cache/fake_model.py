@@ -96,7 +96,7 @@ class FakeEngine:
             assert end - begin == work.num_tokens
             assert arrays.rows[index] == work.sequence.row
             assert arrays.positions[begin:end].tolist() == list(range(length - work.num_tokens, length))
-            known = work.sequence.tokens[:length]
+            known = work.sequence.since(0)[:length]
             assert prefix[: len(known)] == known
             assert (work.num_tokens == 1 and work.samples) or index >= num_decodes
             assert work.samples == (length == work.sequence.length)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bough.common.prefix_hash import prefix_hashes, token_bytes
-from bough.executor.cache import CacheEvent, CacheEventKind, Match, Node, PagePool, RadixTree
+from bough.executor.cache import CacheEvent, CacheEventKind, Match, Node, PagePool, Pin, RadixTree
 from tests.executor.cache.tree_check import check_tree, nodes_of, tree_pages
 
 PAGE = 4
@@ -31,6 +31,14 @@ class Cache:
         extension = self.tree.extend(node, token_bytes(rest), self.pool.allocate(-(-len(rest) // PAGE)))
         self.pool.free(extension.unused)
         return extension.node
+
+    def pin(self, tokens: list[int]) -> Pin:
+        """Pins a prefix of whole pages that is here."""
+        match = self.match(tokens)
+        assert match.node is not None
+        pin = self.tree.pin(match.node, match.pages)
+        assert pin is not None and len(pin.pages) * PAGE == len(tokens)
+        return pin
 
     def store(self, tokens: list[int], namespace: bytes = b"") -> None:
         self.tree.unlock(self.hold(tokens, namespace))
@@ -255,3 +263,56 @@ def test_condemned_pages_that_are_split_stay_condemned() -> None:
     cache.tree.unlock(user)
     check_tree(cache.tree, [])
     assert cache.pool.num_used == 0
+
+
+def test_pins_go_last_and_of_them_the_one_used_longest_ago_first() -> None:
+    cache = Cache()
+    for number in (1, 2, 3):
+        cache.store([number] * 8)
+    older, newer = cache.pin([1] * 8), cache.pin([2] * 8)
+    assert cache.tree.num_evictable_pages == 6, "pinned pages can be taken any time"
+    assert cache.tree.evict(2) == 2
+    assert cache.num_matched([3] * 8) == 0
+    assert cache.tree.evict(2) == 2
+    assert (older.node, cache.num_matched([1] * 8)) == (None, 0)
+    assert newer.node is not None and cache.num_matched([2] * 8) == 8
+    cache.tree.unpin(newer)
+    cache.store([4] * 4)
+    assert cache.tree.evict(2) == 2
+    assert cache.num_matched([4] * 4) == 4
+
+
+def test_a_pin_is_lost_with_the_first_of_its_pages_and_is_no_lock() -> None:
+    cache = Cache()
+    cache.store([1] * 12)
+    pin = cache.pin([1] * 8)
+    assert cache.tree.evict(1) == 1 and pin.node is not None
+    assert cache.tree.evict(1) == 1 and pin.node is None
+    cache.store([1] * 4 + [2] * 4)
+    check_tree(cache.tree, [])
+    assert cache.tree.evict(32) == 2
+
+
+def test_a_pin_ends_where_it_did_when_the_run_is_cut_or_grows() -> None:
+    cache = Cache()
+    owner = cache.hold([1] * 8)
+    pin = cache.pin([1] * 8)
+    longer = cache.tree.extend(owner, token_bytes([1] * 4), cache.pool.allocate(1)).node
+    cache.tree.unlock(longer)
+    cache.store([1] * 4 + [2] * 4)
+    assert pin.node is not None and pin.pages == cache.match([1] * 8).pages
+    match = cache.tree.match(b"", token_bytes([1, 1, 1, 1, 1, 9]), 6, pin)
+    assert match.pages == cache.match([1] * 12).pages and match.pin is pin
+    check_tree(cache.tree, [])
+
+
+def test_condemned_pages_take_the_pins_of_what_goes_on_from_them_while_they_are_in_use() -> None:
+    cache = Cache()
+    owner = cache.hold([1] * 12)
+    before, after = cache.pin([1] * 4), cache.pin([1] * 12)
+    cache.tree.condemn(b"", token_bytes([1] * 8), 1)
+    assert before.node is not None and after.node is None
+    assert cache.tree.pin(owner, cache.match([1] * 4).pages) is not None
+    assert cache.tree.pin(owner, [*before.pages, 0, 0]) is None
+    cache.tree.unlock(owner)
+    check_tree(cache.tree, [])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bough.common.prefix_hash import prefix_hashes, token_bytes
-from bough.executor.cache import CacheEventKind, Node, PagePool, RadixTree, TailMatch
+from bough.executor.cache import CacheEventKind, Node, PagePool, Pin, RadixTree, TailMatch
 from tests.executor.cache.profiles import property_settings
-from tests.executor.cache.tree_check import check_tree, tree_pages
+from tests.executor.cache.tree_check import check_tree, nodes_of, path_pages, tree_pages
 
 PAGE = 3
 Prefix = tuple[bytes, tuple[int, ...]]
@@ -48,6 +48,8 @@ class TreeMachine(RuleBasedStateMachine):
         self.holders: list[Holder] = []
         self.prefixes: dict[int, Prefix] = {}
         self.condemned: set[int] = set()
+        self.pins: list[Pin] = []
+        """Those that must not be lost yet."""
         self.last_used: dict[int, int] = {}
         self.now = 0
         self.released: list[int] = []
@@ -60,6 +62,7 @@ class TreeMachine(RuleBasedStateMachine):
             assert not self.is_locked(page), "a locked page was given up"
             del self.prefixes[page]
             self.condemned.discard(page)
+        self.pins = [pin for pin in self.pins if pin.pages[-1] not in pages]
         self.released += pages
         self.pool.free(pages)
 
@@ -104,7 +107,7 @@ class TreeMachine(RuleBasedStateMachine):
         )
 
     def expected_victims(self) -> set[int]:
-        """Unlocked pages that no other page continues, used least recently."""
+        """Unlocked pages that no other page continues, those without a pin first, used least recently."""
         ends = [
             page
             for page, (space, prefix) in self.prefixes.items()
@@ -117,6 +120,8 @@ class TreeMachine(RuleBasedStateMachine):
                 for other_space, other in self.prefixes.values()
             )
         ]
+        pinned = {pin.pages[-1] for pin in self.pins}
+        ends = [page for page in ends if page not in pinned] or ends
         oldest = min((self.last_used[page] for page in ends), default=0)
         return {page for page in ends if self.last_used[page] == oldest}
 
@@ -200,6 +205,50 @@ class TreeMachine(RuleBasedStateMachine):
         self.unlock(holder.node)
         self.pool.free(holder.private + holder.pages[in_tree:])
 
+    @rule(namespace=namespaces, tokens=queries)
+    def pin(self, namespace: bytes, tokens: list[int]) -> None:
+        match = self.tree.match(namespace, token_bytes(tokens), len(tokens))
+        if match.node is not None and match.pages:
+            pin = self.tree.pin(match.node, match.pages)
+            assert pin is not None
+            self.pins.append(pin)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def pin_a_path(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from(self.holders))
+        if holder.num_published:
+            published = path_pages(holder.node)[: holder.num_published]
+            num_pages = data.draw(st.integers(1, holder.num_published))
+            pin = self.tree.pin(holder.node, published[:num_pages])
+            assert (pin is None) == self.is_condemned(published[num_pages - 1])
+            self.pins += [] if pin is None else [pin]
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        pin = self.pins.pop(data.draw(st.integers(0, len(self.pins) - 1)))
+        self.tree.unpin(pin)
+        assert pin.node is None
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data(), tokens=queries, keep=st.integers(0, 2))
+    def match_from_a_pin(self, data: st.DataObject, tokens: list[int], keep: int) -> None:
+        pin = data.draw(st.sampled_from(self.pins))
+        namespace, before = self.prefixes[pin.pages[-1]]
+        limit = max(len(tokens) - keep, 0)
+        match = self.tree.match(namespace, token_bytes(tokens), limit, pin)
+        whole = [*before, *tokens]
+        same = self.tree.match(namespace, token_bytes(whole), len(before) + limit)
+        assert (match.node, match.pages, match.page_hash) == (same.node, same.pages, same.page_hash)
+        assert match.num_node_pages == same.num_node_pages and match.tail == same.tail
+
+    @invariant()
+    def pins_are_lost_with_their_pages_alone(self) -> None:
+        assert all(pin.node is not None for pin in self.pins)
+        known = {id(pin) for node in nodes_of(self.tree) for pin in node.pins}
+        assert known == {id(pin) for pin in self.pins}
+
     @rule(namespace=namespaces, tokens=queries, first_page=st.integers(0, 3))
     def condemn(self, namespace: bytes, tokens: list[int], first_page: int) -> None:
         match = self.tree.match(namespace, token_bytes(tokens), len(tokens))
@@ -208,6 +257,7 @@ class TreeMachine(RuleBasedStateMachine):
             is_whole = len(self.prefixes[tail.page][1]) == first_page * PAGE + tail.num_tokens
             found = [tail.page] if is_whole else []
         self.condemned.update(found)
+        self.pins = [pin for pin in self.pins if not self.is_condemned(pin.pages[-1])]
         self.tree.condemn(namespace, token_bytes(tokens), first_page)
 
     @invariant()

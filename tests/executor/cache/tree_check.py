@@ -9,12 +9,25 @@ from bough.executor.cache import Node, RadixTree
 
 
 def nodes_of(tree: RadixTree) -> list[Node]:
-    return list(tree._walk())
+    return list(tree._walk(list(tree._roots.values())))
 
 
 def tree_pages(tree: RadixTree) -> list[int]:
     """Every page that the tree owns."""
     return [page for node in nodes_of(tree) for page in node.pages]
+
+
+def path(node: Node) -> list[Node]:
+    """From the root to a node."""
+    steps = [node]
+    while (parent := steps[-1].parent) is not None:
+        steps.append(parent)
+    return steps[::-1]
+
+
+def path_pages(node: Node) -> list[int]:
+    """The pages of the prefix that a node ends."""
+    return [page for step in path(node) for page in step.pages]
 
 
 def check_tree(tree: RadixTree, holders: list[Node]) -> None:
@@ -46,6 +59,10 @@ def check_tree(tree: RadixTree, holders: list[Node]) -> None:
         else:
             assert node.pages and len(node.key) == len(node.pages) * page_bytes
             assert len(node.hashes) == len(node.pages)
+        for pin in node.pins:
+            assert pin.node is node and node.parent is not None and not node.is_tail
+            assert pin.pages == pin.page_array.tolist() == path_pages(node)
+            assert not any(step.is_condemned for step in path(node))
     pages = tree_pages(tree)
     assert len(set(pages)) == len(pages)
     assert tree.num_pages == len(pages)

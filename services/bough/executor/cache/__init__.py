@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bough.executor.cache.events import CacheEvent, CacheEventKind
-from bough.executor.cache.nodes import Extension, Match, Node, TailMatch
+from bough.executor.cache.nodes import Extension, Match, Node, Pin, TailMatch
 from bough.executor.cache.pages import PagePool
 from bough.executor.cache.radix import RadixTree
 
@@ -14,6 +14,7 @@ __all__ = [
     "Match",
     "Node",
     "PagePool",
+    "Pin",
     "RadixTree",
     "TailMatch",
 ]

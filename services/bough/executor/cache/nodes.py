@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Node:
     """A run of pages below its parent. Owned by the tree; others hold it only to lock, extend and unlock."""
@@ -23,6 +26,7 @@ class Node:
         "num_tails",
         "pages",
         "parent",
+        "pins",
         "start",
     )
 
@@ -49,6 +53,25 @@ class Node:
         self.last_used = 0
         self.entry = 0
         """Number of the heap entry that stands for this node; others in the heap are stale."""
+        self.pins: list[Pin] = []
+        """Those of prefixes that end with this node's last page."""
+
+
+class Pin:
+    """A prefix of whole pages that is wanted again: it is evicted after all that has no pin, those used last, last.
+
+    Unlike a lock it may be lost, with the first of its pages that goes.
+    """
+
+    __slots__ = ("node", "page_array", "pages")
+
+    def __init__(self, node: Node, pages: list[int]) -> None:
+        self.node: Node | None = node
+        """Where the prefix ends; None once the pin is lost or given back."""
+        self.pages = pages
+        """Not to be changed."""
+        self.page_array: npt.NDArray[np.int32] = np.array(pages, np.int32)
+        """`pages`, for a page table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +97,8 @@ class Match:
     page_hash: bytes
     """Chained hash at the end of `pages`."""
     tail: TailMatch | None
+    pin: Pin | None = None
+    """That of the first `pages`, where the match began with it."""
 
 
 class Extension(NamedTuple):

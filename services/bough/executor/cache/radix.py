@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash
 from bough.executor.cache.events import CacheEvent, CacheEventKind
 from bough.executor.cache.eviction import EvictionOrder
-from bough.executor.cache.nodes import Extension, Match, Node, TailMatch
+from bough.executor.cache.nodes import Extension, Match, Node, Pin, TailMatch
 from bough.executor.cache.packed import common_pages, common_tokens
 
 
@@ -60,15 +60,17 @@ class RadixTree:
         """Pages of the tree that running sequences use."""
         return self._num_pages - self._num_evictable
 
-    def match(self, namespace: bytes, key: bytes, limit: int) -> Match:
+    def match(self, namespace: bytes, key: bytes, limit: int, pin: Pin | None = None) -> Match:
         """Finds the longest cached prefix of a query; changes nothing.
 
         Args:
             namespace: only prefixes of this namespace match.
             key: the query's tokens as `token_bytes` packs them.
             limit: at most this many tokens match (the query's length less the tokens that must be computed).
+            pin: one of the namespace that is not lost. Its tokens come before those of `key` and do not count in
+                `limit`; the match begins with its pages, and costs nothing for them.
         """
-        node = self._roots.get(namespace)
+        node = self._roots.get(namespace) if pin is None else pin.node
         if node is None:
             return Match(
                 namespace=namespace, node=None, num_node_pages=0, pages=[], page_hash=root_hash(namespace), tail=None
@@ -76,8 +78,8 @@ class RadixTree:
         page_bytes = self._page_bytes
         end = min(len(key), limit * TOKEN_BYTES)
         whole = key[: end // page_bytes * page_bytes]
-        pages: list[int] = []
-        position = used = 0
+        pages = [] if pin is None else pin.pages.copy()
+        position, used = 0, len(node.pages)
         while position < len(whole):
             child = node.children.get(key[position : position + page_bytes])
             if child is None or child.is_condemned:
@@ -96,6 +98,7 @@ class RadixTree:
             pages=pages,
             page_hash=node.hashes[used - 1] if used else node.hashes[-1],
             tail=self._match_tail(node, used, rest) if rest else None,
+            pin=pin,
         )
 
     def _match_tail(self, node: Node, used: int, rest: bytes) -> TailMatch | None:
@@ -160,6 +163,35 @@ class RadixTree:
                 self._release(self._remove(node))
             else:
                 self._offer(node)
+
+    def pin(self, node: Node, pages: list[int]) -> Pin | None:
+        """Have a prefix of whole pages evicted last; None where one of them is condemned.
+
+        Args:
+            node: of the tree; the prefix is the beginning of the path to it.
+            pages: of the prefix, at least one.
+        """
+        while node.start >= len(pages):
+            assert node.parent is not None
+            node = node.parent
+        if len(pages) < node.start + len(node.pages):
+            node = self._split(node, len(pages) - node.start)
+        step: Node | None = node
+        while step is not None:
+            if step.is_condemned:
+                return None
+            step = step.parent
+        pin = Pin(node, pages)
+        node.pins.append(pin)
+        self._offer_again(node)
+        return pin
+
+    def unpin(self, pin: Pin) -> None:
+        """Its pages are like all others again; no effect on a pin that is lost."""
+        node, pin.node = pin.node, None
+        if node is not None:
+            node.pins.remove(pin)
+            self._offer_again(node)
 
     def end_hash(self, node: Node) -> bytes:
         """The chained hash of the last full page on the way to a node's end."""
@@ -247,6 +279,9 @@ class RadixTree:
         node.is_condemned = True
         if not node.locks:
             self._discard(node)
+            return
+        for below in self._walk([node]):
+            _lose_pins(below)
 
     def drain_events(self) -> list[CacheEvent]:
         """What happened since the last call, in order."""
@@ -257,12 +292,11 @@ class RadixTree:
         """Events that would tell a new listener all that the tree holds now."""
         return [
             self._event(CacheEventKind.STORED, node, node.hashes, len(node.pages))
-            for node in self._walk()
+            for node in self._walk(list(self._roots.values()))
             if node.parent is not None and not node.is_tail
         ]
 
-    def _walk(self) -> Iterator[Node]:
-        stack = list(self._roots.values())
+    def _walk(self, stack: list[Node]) -> Iterator[Node]:
         while stack:
             node = stack.pop()
             yield node
@@ -330,8 +364,8 @@ class RadixTree:
         for start in range(0, len(key), self._page_bytes):
             parent_hash = page_hash(parent_hash, key[start : start + self._page_bytes])
             hashes.append(parent_hash)
-        if node.parent is not None and not node.children and node.locks == 1:
-            # The only user grows its own leaf: no node per page, and nobody else's lock covers the new pages.
+        if node.parent is not None and not node.children and node.locks == 1 and not node.pins:
+            # The only user grows its own leaf: no node per page, and nobody else's lock or pin covers the new pages.
             node.key += key
             node.pages += pages
             node.hashes += hashes
@@ -388,6 +422,7 @@ class RadixTree:
         parent = node.parent
         assert parent is not None
         self._detach(node)
+        _lose_pins(node)
         if not node.is_tail:
             self._events.append(self._event(CacheEventKind.REMOVED, node, node.hashes, len(node.pages)))
         if not parent.locks:
@@ -411,6 +446,9 @@ class RadixTree:
         del node.key[-count * self._page_bytes :]
         self._num_pages -= count
         self._num_evictable -= count
+        if node.pins:
+            _lose_pins(node)
+            self._offer(node)
         return freed
 
     def _event(self, kind: CacheEventKind, node: Node, hashes: list[bytes], end: int) -> CacheEvent:
@@ -429,6 +467,11 @@ class RadixTree:
         node.locks += 1
         node.last_used = self._clock
 
+    def _offer_again(self, node: Node) -> None:
+        """The pins of a node of the tree have changed."""
+        if not node.locks and not node.children:
+            self._order.offer(node, self._num_nodes)
+
     def _offer(self, node: Node) -> None:
         """Lets an unlocked node be evicted if it is a leaf; drops an empty root."""
         if node.children:
@@ -438,3 +481,9 @@ class RadixTree:
             self._num_nodes -= 1
             return
         self._order.offer(node, self._num_nodes)
+
+
+def _lose_pins(node: Node) -> None:
+    for pin in node.pins:
+        pin.node = None
+    node.pins = []

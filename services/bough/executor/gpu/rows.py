@@ -123,7 +123,10 @@ class DeviceRows:
         self._arena.update("stop_ids", row * MAX_STOP_IDS, _padded(stop))
         self._arena.update("ending_ids", row * MAX_STOP_IDS, _padded(sorted(ending) if params.min_tokens else []))
         if SamplingFlag.PENALIZED in flags:
-            self._count(row, sequence.tokens, num_prompt, repeats=params.repetition_penalty != 1.0)
+            # Without repetition penalty the prompt does not count.
+            start = 0 if params.repetition_penalty != 1.0 else num_prompt
+            on_device = to_device(sequence.since(start), torch.int32, self._device)
+            set_row_counts(self.state.counts, row, on_device, num_prompt - start)
         if SamplingFlag.BIASED in flags:
             self._set_bias(row, params)
 
@@ -158,11 +161,6 @@ class DeviceRows:
                 self._arena.put("page_table", change.row * max_pages + change.first, change.pages)
             changes.clear()
         self._arena.send()
-
-    def _count(self, row: int, tokens: list[int], num_prompt: int, *, repeats: bool) -> None:
-        start = 0 if repeats else num_prompt  # without repetition penalty the prompt does not count
-        on_device = to_device(tokens[start:], torch.int32, self._device)
-        set_row_counts(self.state.counts, row, on_device, num_prompt - start)
 
     def _set_bias(self, row: int, params: SamplingParams) -> None:
         bias = dict(params.logit_bias)

@@ -117,9 +117,9 @@ class RunRequest(_message.Message):
     CANCELS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRACT_ORDER_FIELD_NUMBER: _builtins.int
-    FORKS_FIELD_NUMBER: _builtins.int
-    PINS_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    BASES_FIELD_NUMBER: _builtins.int
+    RELEASED_BASES_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Number of this message, from 1."""
     ack: _builtins.int
@@ -149,12 +149,14 @@ class RunRequest(_message.Message):
         """New retraction order; absent: unchanged."""
 
     @_builtins.property
-    def forks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fork]:
-        """Requests to branch. Reserved for programs of model calls; answered with UNIMPLEMENTED until then."""
+    def bases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Base]:
+        """Bases for the admits of this message and of later ones; only to an executor that takes them. They last until they are
+        released, or the stream ends.
+        """
 
     @_builtins.property
-    def pins(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pin]:
-        """Prefixes to keep. Reserved for programs of model calls; answered with UNIMPLEMENTED until then."""
+    def released_bases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bases that no further order names. Requests that go on from them run on."""
 
     def __init__(
         self,
@@ -166,13 +168,13 @@ class RunRequest(_message.Message):
         cancels: _abc.Iterable[_builtins.int] | None = ...,
         limits: Global___Limits | None = ...,
         retract_order: Global___RetractOrder | None = ...,
-        forks: _abc.Iterable[Global___Fork] | None = ...,
-        pins: _abc.Iterable[Global___Pin] | None = ...,
         queued: _builtins.int | None = ...,
+        bases: _abc.Iterable[Global___Base] | None = ...,
+        released_bases: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_queued", b"_queued", "attach", b"attach", "limits", b"limits", "queued", b"queued", "retract_order", b"retract_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queued", b"_queued", "ack", b"ack", "admits", b"admits", "attach", b"attach", "cancels", b"cancels", "forks", b"forks", "limits", b"limits", "pins", b"pins", "queued", b"queued", "retract_order", b"retract_order", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queued", b"_queued", "ack", b"ack", "admits", b"admits", "attach", b"attach", "bases", b"bases", "cancels", b"cancels", "limits", b"limits", "queued", b"queued", "released_bases", b"released_bases", "retract_order", b"retract_order", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queued: _TypeAlias = _typing.Literal["queued"]  # noqa: Y015
     _WhichOneofArgType__queued: _TypeAlias = _typing.Literal["_queued", b"_queued"]  # noqa: Y015
@@ -221,6 +223,44 @@ class ExecutorAttach(_message.Message):
 Global___ExecutorAttach: _TypeAlias = ExecutorAttach  # noqa: Y015
 
 @_typing.final
+class Base(_message.Message):
+    """A sequence of tokens that prompts begin with, sent once. Its pages are kept in the cache longer than others that nobody
+    uses; when they have to go all the same, they are computed again from the tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_NAMESPACE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The scheduler's number of it, not used again in this stream; never 0."""
+    parent: _builtins.int
+    """Another base, known already, that it begins with; 0 for none."""
+    cache_namespace: _builtins.bytes
+    """The parent's, where there is one; prompts that name it have the same."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its token ids, behind those of the parent."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        parent: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        cache_namespace: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "id", b"id", "parent", b"parent", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Base: _TypeAlias = Base  # noqa: Y015
+
+@_typing.final
 class Admit(_message.Message):
     """A request to run, or several that share one prompt."""
 
@@ -233,19 +273,22 @@ class Admit(_message.Message):
     CACHE_NAMESPACE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     cache_namespace: _builtins.bytes
     """Prefixes are shared only within a namespace."""
     order: _builtins.int
     """Smaller is computed first and retracted last."""
     traceparent: _builtins.str
     """W3C trace context, empty for none."""
+    base: _builtins.int
+    """Base that the prompt begins with, 0 for none."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One id a sibling."""
 
     @_builtins.property
     def prompt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Prompt token ids."""
+        """Prompt token ids, at least one; those behind the base, where there is one."""
 
     @_builtins.property
     def produced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -265,10 +308,11 @@ class Admit(_message.Message):
         cache_namespace: _builtins.bytes = ...,
         order: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        base: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "order", b"order", "produced", b"produced", "prompt", b"prompt", "requests", b"requests", "sampling", b"sampling", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "cache_namespace", b"cache_namespace", "order", b"order", "produced", b"produced", "prompt", b"prompt", "requests", b"requests", "sampling", b"sampling", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,70 +365,6 @@ class RetractOrder(_message.Message):
 Global___RetractOrder: _TypeAlias = RetractOrder  # noqa: Y015
 
 @_typing.final
-class Fork(_message.Message):
-    """Branches a running request."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PARENT_FIELD_NUMBER: _builtins.int
-    REQUESTS_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    parent: _builtins.int
-    """The running request."""
-    position: _builtins.int
-    """Position at which they branch."""
-    @_builtins.property
-    def requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of the branches."""
-
-    def __init__(
-        self,
-        *,
-        parent: _builtins.int = ...,
-        requests: _abc.Iterable[_builtins.int] | None = ...,
-        position: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "position", b"position", "requests", b"requests"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Fork: _TypeAlias = Fork  # noqa: Y015
-
-@_typing.final
-class Pin(_message.Message):
-    """Keeps a prefix in the cache, or lets it go."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKENS_FIELD_NUMBER: _builtins.int
-    CACHE_NAMESPACE_FIELD_NUMBER: _builtins.int
-    UNPIN_FIELD_NUMBER: _builtins.int
-    cache_namespace: _builtins.bytes
-    """Namespace of the prefix."""
-    unpin: _builtins.bool
-    """Let it go."""
-    @_builtins.property
-    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Prefix."""
-
-    def __init__(
-        self,
-        *,
-        tokens: _abc.Iterable[_builtins.int] | None = ...,
-        cache_namespace: _builtins.bytes = ...,
-        unpin: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "tokens", b"tokens", "unpin", b"unpin"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Pin: _TypeAlias = Pin  # noqa: Y015
-
-@_typing.final
 class RunResponse(_message.Message):
     """The outcome of a step, or of orders."""
 
@@ -400,6 +380,7 @@ class RunResponse(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     CACHE_EVENTS_FIELD_NUMBER: _builtins.int
     GAUGES_FIELD_NUMBER: _builtins.int
+    WITHOUT_BASE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Number of this message, from 1."""
     ack: _builtins.int
@@ -434,6 +415,12 @@ class RunResponse(_message.Message):
     def gauges(self) -> Global___ExecutorGauges:
         """State after the step; absent when nothing changed."""
 
+    @_builtins.property
+    def without_base(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Requests that named a base which is not known here, and were not taken for that: they have to be ordered again with
+        the whole prompt, and no base that was sent before may be named any more.
+        """
+
     def __init__(
         self,
         *,
@@ -447,10 +434,11 @@ class RunResponse(_message.Message):
         errors: _abc.Iterable[_common_pb2.RequestError] | None = ...,
         cache_events: Global___CacheEvents | None = ...,
         gauges: Global___ExecutorGauges | None = ...,
+        without_base: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "cache_events", b"cache_events", "gauges", b"gauges", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attached", b"attached", "cache_events", b"cache_events", "errors", b"errors", "gauges", b"gauges", "retracted", b"retracted", "seq", b"seq", "started", b"started", "step", b"step", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "attached", b"attached", "cache_events", b"cache_events", "errors", b"errors", "gauges", b"gauges", "retracted", b"retracted", "seq", b"seq", "started", b"started", "step", b"step", "tokens", b"tokens", "without_base", b"without_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,8 +454,11 @@ class ExecutorAttached(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    TAKES_BASES_FIELD_NUMBER: _builtins.int
     executor_epoch: _builtins.int
     """The executor's epoch."""
+    takes_bases: _builtins.bool
+    """Whether orders may name bases. None are known when a stream opens."""
     @_builtins.property
     def identity(self) -> _common_pb2.ModelIdentity:
         """The loaded model."""
@@ -487,10 +478,11 @@ class ExecutorAttached(_message.Message):
         identity: _common_pb2.ModelIdentity | None = ...,
         capacity: Global___Capacity | None = ...,
         running: _abc.Iterable[_builtins.int] | None = ...,
+        takes_bases: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "executor_epoch", b"executor_epoch", "identity", b"identity", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "executor_epoch", b"executor_epoch", "identity", b"identity", "running", b"running", "takes_bases", b"takes_bases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
