@@ -15,6 +15,7 @@ from bough.common.requests import ResumePoint
 from bough.common.rpc.server import RpcServer
 from bough.common.rpc.streams import StreamWriter, pump
 from bough.rpc.v1 import common_pb2, executor_pb2, executor_pb2_grpc
+from bough.scheduler.bases import NewBase
 from bough.scheduler.executors import AdmitOrder, Orders, StepReport
 from tests.scheduler.simulated import IDENTITY, SimulatedExecutor
 
@@ -23,7 +24,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 def encode_report(report: StepReport) -> executor_pb2.RunResponse:
     """A simulated step to the wire."""
-    response = executor_pb2.RunResponse(step=report.step, tokens=encode_tokens(report.tokens))
+    response = executor_pb2.RunResponse(
+        step=report.step, tokens=encode_tokens(report.tokens), without_base=report.without_base
+    )
     for started in report.started:
         response.started.requests.append(started.request)
         response.started.cached_tokens.append(started.cached_tokens)
@@ -39,6 +42,7 @@ def decode_orders(message: executor_pb2.RunRequest) -> Orders:
     admits = [
         AdmitOrder(
             requests=tuple(admit.requests),
+            base=admit.base,
             prompt=tuple(admit.prompt),
             produced=tuple(admit.produced),
             sampling=decode_sampling(admit.sampling),
@@ -48,7 +52,16 @@ def decode_orders(message: executor_pb2.RunRequest) -> Orders:
         )
         for admit in message.admits
     ]
-    return Orders(admits=admits, cancels=list(message.cancels))
+    bases = [
+        NewBase(id=base.id, parent=base.parent, tokens=tuple(base.tokens), cache_namespace=base.cache_namespace)
+        for base in message.bases
+    ]
+    return Orders(
+        bases=bases,
+        released_bases=list(message.released_bases),
+        admits=admits,
+        cancels=list(message.cancels),
+    )
 
 
 class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
@@ -132,6 +145,7 @@ class FakeExecutor(executor_pb2_grpc.ExecutorServiceServicer):
                 token_budget=capacity.token_budget,
             ),
             running=sorted(attachment.running),
+            takes_bases=attachment.takes_bases,
         )
         self._pending = []
         await writer.send(executor_pb2.RunResponse(attached=attached))

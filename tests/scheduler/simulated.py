@@ -63,10 +63,17 @@ class SimulatedExecutor:
     rows: dict[int, Row] = field(default_factory=dict)
     kept: dict[int, Row] = field(default_factory=dict)
     admitted: list[AdmitOrder] = field(default_factory=list)
+    """Orders as they came."""
+    bases: dict[int, tuple[bytes, tuple[int, ...]]] = field(default_factory=dict)
+    """Number -> (namespace, tokens)."""
+    without_base: list[int] = field(default_factory=list)
+    """Requests to report that name a base which is not known."""
     steps: int = 0
 
     def attach(self, resumes: list[ResumePoint]) -> tuple[Attachment, StepReport]:
         """Answer a new stream: forget what is not named, say again what is missing there."""
+        self.bases.clear()
+        self.without_base.clear()
         held = self.rows | self.kept
         named = {point.request: point.position for point in resumes}
         for request in held.keys() - named.keys():
@@ -78,23 +85,45 @@ class SimulatedExecutor:
                 finish = FinishReason.LENGTH if request in self.kept else FinishReason.NONE
                 report.tokens.append_row(TokenRow(request, position, row.tokens[position:], finish))
         running = frozenset(held.keys() & named.keys())
-        return Attachment(epoch=self.epoch, identity=IDENTITY, capacity=self.capacity, running=running), report
+        attachment = Attachment(
+            epoch=self.epoch, identity=IDENTITY, capacity=self.capacity, running=running, takes_bases=True
+        )
+        return attachment, report
 
     def apply(self, orders: Orders) -> None:
         """Take orders."""
+        for base in orders.bases:
+            assert base.id not in self.bases
+            namespace, before = self.bases.get(base.parent, (base.cache_namespace, ()))
+            if namespace == base.cache_namespace and (base.parent in self.bases or not base.parent):
+                self.bases[base.id] = (namespace, (*before, *base.tokens))
+        for number in orders.released_bases:
+            self.bases.pop(number, None)
         for order in orders.admits:
             self.admitted.append(order)
-            for index, request in enumerate(order.requests):
-                if request not in self.rows and request not in self.kept:
-                    self.rows[request] = Row(order, order.sampling.seed + index, list(order.produced))
+            self._admit(order)
         for request in orders.cancels:
             self.rows.pop(request, None)
             self.kept.pop(request, None)
 
+    def _admit(self, order: AdmitOrder) -> None:
+        assert order.prompt
+        fresh = [request for request in order.requests if request not in self.rows and request not in self.kept]
+        if order.base:
+            namespace, before = self.bases.get(order.base, (b"", ()))
+            if not before or namespace != order.cache_namespace:
+                self.without_base += fresh
+                return
+            order = replace(order, base=0, prompt=(*before, *order.prompt))
+        for index, request in enumerate(order.requests):
+            if request in fresh:
+                self.rows[request] = Row(order, order.sampling.seed + index, list(order.produced))
+
     def step(self) -> StepReport:
         """One token for as many requests as there are rows."""
         self.steps += 1
-        report = StepReport(step=self.steps)
+        report = StepReport(step=self.steps, without_base=self.without_base)
+        self.without_base = []
         for request, row in list(self.rows.items())[: self.capacity.max_rows]:
             position = len(row.tokens)
             row.tokens.append(token_at(row.order.prompt, row.seed, position))

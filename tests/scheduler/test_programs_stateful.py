@@ -11,6 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from bough.common.requests import StateRef
 from bough.common.sampling import FinishReason
+from bough.scheduler.bases import KnownBases
 from bough.scheduler.failures import Code
 from bough.scheduler.policy import LongestPrefixMatch
 from bough.scheduler.program_orders import Cut, Extend, Fork, Join, Look, Release, StateOrder
@@ -158,6 +159,8 @@ class ProgramMachine(SchedulerMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        for executor in self.executors:
+            executor.bases = KnownBases(least_tokens=1)
         self.models: dict[bytes, Model] = {}
         self.program_of: dict[int, bytes] = {}
 
@@ -208,6 +211,16 @@ class ProgramMachine(SchedulerMachine):
             assert [codes[request] for request in requests] == [expected] * siblings
             # The other machine knows of one kind of refusal alone.
             self.world.inbox.failures = [f for f in self.world.inbox.failures if f.request not in requests]
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 3))
+    def an_executor_loses_a_base(self, which: int, number: int) -> None:
+        bases = self.processes[self.executors[which]].bases
+        bases.pop(sorted(bases)[number % len(bases)] if bases else 0, None)
+
+    @invariant()
+    def bases_are_those_of_prompts_that_are_kept(self) -> None:
+        for executor in self.executors:
+            assert all(prompt.is_kept for prompt in executor.bases._ids)
 
     def end(self, name: bytes) -> None:
         """The program has ended, and with it what had not ended before."""

@@ -24,7 +24,7 @@ def extended(store: TokenStore, tokens: tuple[int, ...]) -> TokenSequence:
 
 @given(st.data())
 def test_any_changes_in_any_order_are_those_of_lists(data: st.DataObject) -> None:
-    store = TokenStore(max_prompt_tokens=data.draw(st.sampled_from([0, 20, 1000])))
+    store = TokenStore(lambda _: None, max_prompt_tokens=data.draw(st.sampled_from([0, 20, 1000])))
     pairs: list[tuple[TokenSequence, list[int]]] = [(store.new(), [])]
     for number in range(data.draw(st.integers(1, 30))):
         sequence, model = pairs[data.draw(st.integers(0, len(pairs) - 1))]
@@ -55,7 +55,7 @@ def test_any_changes_in_any_order_are_those_of_lists(data: st.DataObject) -> Non
 
 
 def test_branches_hold_what_they_share_once() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     root = extended(store, LONG)
     branches = [root.branch() for _ in range(64)]
     assert store.num_tokens == len(LONG)
@@ -69,7 +69,7 @@ def test_branches_hold_what_they_share_once() -> None:
 
 
 def test_a_sequence_that_grows_and_is_cut_holds_no_more_than_it_has() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     sequence, other = store.new(), store.new()
     sequence.extend(range(10))
     branch = sequence.branch()
@@ -83,7 +83,7 @@ def test_a_sequence_that_grows_and_is_cut_holds_no_more_than_it_has() -> None:
 
 
 def test_equal_sequences_share_one_prompt() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     root = extended(store, LONG)
     branch = root.branch()
     prompt = root.prompt()
@@ -94,7 +94,7 @@ def test_equal_sequences_share_one_prompt() -> None:
 
 
 def test_a_prompt_does_not_change_with_its_sequence() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     sequence = extended(store, (1, 2, 3, 4))
     before = sequence.prompt()
     sequence.cut(2)
@@ -104,7 +104,7 @@ def test_a_prompt_does_not_change_with_its_sequence() -> None:
 
 
 def test_prompts_of_branches_take_the_hashes_of_what_they_share() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     root = extended(store, LONG)
     prompts = []
     for number in range(3):
@@ -121,7 +121,7 @@ def test_prompts_of_branches_take_the_hashes_of_what_they_share() -> None:
 
 
 def test_prompts_are_kept_up_to_a_bound_and_the_oldest_go_first() -> None:
-    store = TokenStore(max_prompt_tokens=25)
+    store = TokenStore(lambda _: None, max_prompt_tokens=25)
     sequences = [extended(store, tuple(range(10 * n, 10 * n + 10))) for n in range(3)]
     first, second = sequences[0].prompt(), sequences[1].prompt()
     assert sequences[0].prompt() is first
@@ -131,7 +131,7 @@ def test_prompts_are_kept_up_to_a_bound_and_the_oldest_go_first() -> None:
 
 
 def test_the_prompt_that_branches_begin_with_is_kept_while_they_come() -> None:
-    store = TokenStore(max_prompt_tokens=40)
+    store = TokenStore(lambda _: None, max_prompt_tokens=40)
     root = extended(store, tuple(range(10)))
     first, others = root.prompt(), [extended(store, (number,)) for number in range(10)]
     for number, other in enumerate(others):
@@ -143,7 +143,7 @@ def test_the_prompt_that_branches_begin_with_is_kept_while_they_come() -> None:
 
 
 def test_a_path_of_many_short_branches_is_no_problem() -> None:
-    store = TokenStore()
+    store = TokenStore(lambda _: None)
     sequence, kept, expected = store.new(), [], list[int]()
     generator = random.Random(3)
     for number in range(20_000):

@@ -19,6 +19,7 @@ from bough.common.columns import TokenBatch
 from bough.common.model import ModelIdentity
 from bough.common.requests import ResumePoint
 from bough.rpc.v1 import executor_pb2, scheduler_pb2
+from bough.scheduler.bases import NewBase
 from bough.scheduler.consumers import ConsumerUpdate, ResumedRequest
 from bough.scheduler.executors import AdmitOrder, Attachment, CacheChange, Capacity, Gauges, Orders, StepReport
 from bough.scheduler.program_orders import (
@@ -112,13 +113,22 @@ def encode_executor_attach(
 def encode_orders(orders: Orders) -> executor_pb2.RunRequest:
     """What an executor is told."""
     return executor_pb2.RunRequest(
-        admits=[_encode_admit(admit) for admit in orders.admits], cancels=orders.cancels, queued=orders.queued
+        bases=[_encode_base(base) for base in orders.bases],
+        released_bases=orders.released_bases,
+        admits=[_encode_admit(admit) for admit in orders.admits],
+        cancels=orders.cancels,
+        queued=orders.queued,
     )
+
+
+def _encode_base(base: NewBase) -> executor_pb2.Base:
+    return executor_pb2.Base(id=base.id, parent=base.parent, tokens=base.tokens, cache_namespace=base.cache_namespace)
 
 
 def _encode_admit(admit: AdmitOrder) -> executor_pb2.Admit:
     return executor_pb2.Admit(
         requests=admit.requests,
+        base=admit.base,
         prompt=admit.prompt,
         produced=admit.produced,
         sampling=encode_sampling(admit.sampling),
@@ -141,6 +151,7 @@ def decode_attachment(message: executor_pb2.ExecutorAttached) -> Attachment:
             token_budget=capacity.token_budget,
         ),
         running=frozenset(message.running),
+        takes_bases=message.takes_bases,
     )
 
 
@@ -153,6 +164,7 @@ def decode_report(message: executor_pb2.RunResponse) -> StepReport:
         started=decode_started(message.started) if has("started") else [],
         retracted=list(message.retracted),
         failures=[decode_failure(error) for error in message.errors],
+        without_base=list(message.without_base),
         cache=_decode_cache_events(message.cache_events) if has("cache_events") else None,
         gauges=_decode_gauges(message.gauges) if has("gauges") else None,
     )

@@ -93,6 +93,7 @@ class Scheduler:
             now_s=clock.monotonic_s,
             arrive=lambda: next(self._arrivals),
             ended=self._on_program_ended,
+            forgotten=self._on_prompt_forgotten,
         )
         self._orders = count()
 
@@ -278,6 +279,10 @@ class Scheduler:
             self._end(record, FinishReason.CANCELLED)
         self._dispatch()
 
+    def _on_prompt_forgotten(self, prompt: SharedPrompt) -> None:
+        for executor in self.executors:
+            executor.release_base(prompt)
+
     # Executors
 
     def add_executor(self, name: str, wake: Callable[[], None]) -> Executor:
@@ -300,7 +305,7 @@ class Scheduler:
         else:
             check_same_model(self.identity, attachment.identity, peer=f"executor {executor.name}")
         executor.attached, executor.lost_at_s = True, None
-        executor.capacity = attachment.capacity
+        executor.capacity, executor.takes_bases = attachment.capacity, attachment.takes_bases
         executor.mirror.clear()
         if executor.epoch != attachment.epoch:
             executor.epoch, executor.gauges = attachment.epoch, None

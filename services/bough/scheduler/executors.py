@@ -10,7 +10,9 @@ from bough.common.model import ModelIdentity
 from bough.common.requests import RequestFailure, ResumePoint, StartedRequest
 from bough.common.sampling import SamplingParams
 from bough.common.telemetry import traceparent_of
+from bough.scheduler.bases import KnownBases, NewBase
 from bough.scheduler.mirror import PrefixMirror
+from bough.scheduler.prompts import SharedPrompt
 from bough.scheduler.requests import RequestRecord
 
 _QUEUE_STEP = 8
@@ -58,6 +60,8 @@ class Attachment:
     capacity: Capacity
     running: frozenset[int]
     """Requests that it holds."""
+    takes_bases: bool = False
+    """Whether orders may name bases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,8 @@ class StepReport:
     started: list[StartedRequest] = field(default_factory=list)
     retracted: list[int] = field(default_factory=list)
     failures: list[RequestFailure] = field(default_factory=list)
+    without_base: list[int] = field(default_factory=list)
+    """Requests that were not taken, since they name a base that it does not know."""
     cache: CacheChange | None = None
     gauges: Gauges | None = None
 
@@ -88,7 +94,10 @@ class AdmitOrder:
     """Requests to run that share a prompt; the i-th one samples with seed + i."""
 
     requests: tuple[int, ...]
+    base: int = 0
+    """What the prompt begins with; 0 for nothing."""
     prompt: tuple[int, ...]
+    """What follows the base."""
     produced: tuple[int, ...]
     sampling: SamplingParams
     cache_namespace: bytes
@@ -100,6 +109,8 @@ class AdmitOrder:
 class Orders:
     """One message to an executor."""
 
+    bases: list[NewBase] = field(default_factory=list)
+    released_bases: list[int] = field(default_factory=list)
     admits: list[AdmitOrder] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
     queued: int | None = None
@@ -198,6 +209,8 @@ class Executor:
         self.assigned: dict[int, RequestRecord] = {}
         """What it was given and has not ended."""
         self.backlog = PrefillBacklog()
+        self.bases = KnownBases()
+        self.takes_bases = False
         self._unsent: dict[RequestRecord, None] = {}
         self._cancels: list[int] = []
         self._acknowledge = False
@@ -230,6 +243,18 @@ class Executor:
         record.readmitted = True
         self._unsent[record] = None
         self.wake()
+
+    def order_whole(self, record: RequestRecord) -> None:
+        """Send an assigned request again without a base: it did not know the one that was named, nor perhaps others."""
+        self.bases.release_all()
+        record.orders_whole_prompt = True
+        self._unsent[record] = None
+        self.wake()
+
+    def release_base(self, prompt: SharedPrompt) -> None:
+        """No further request begins with a prompt."""
+        if self.bases.release(prompt):
+            self.wake()
 
     def release(self, record: RequestRecord) -> None:
         """It ended a request by itself."""
@@ -264,14 +289,20 @@ class Executor:
         self._unsent.clear()
         self._cancels.clear()
         self._queue_changed = self._queued > 0
+        self.bases.clear()
+        self.takes_bases = False  # until it says so
         return [ResumePoint(r.request, len(r.tokens)) for r in self.assigned.values()]
 
     def collect(self) -> Orders | None:
         """Orders for the next message; None when there is nothing to say. Empty ones acknowledge ends."""
-        if not (self._unsent or self._cancels or self._acknowledge or self._queue_changed):
+        if not (self._unsent or self._cancels or self._acknowledge or self._queue_changed or self.bases.has_news):
             return None
+        admits = admit_orders(list(self._unsent), self.bases if self.takes_bases else None)
+        bases, released_bases = self.bases.collect()
         orders = Orders(
-            admits=admit_orders(list(self._unsent)),
+            bases=bases,
+            released_bases=released_bases,
+            admits=admits,
             cancels=self._cancels,
             queued=self._queued if self._queue_changed else None,
         )
@@ -283,14 +314,19 @@ class Executor:
         self.backlog.discard(record)
         record.executor = None
         record.readmitted = False
+        record.orders_whole_prompt = False
         record.steady = False
 
 
-def admit_orders(records: list[RequestRecord]) -> list[AdmitOrder]:
+def admit_orders(records: list[RequestRecord], bases: KnownBases | None = None) -> list[AdmitOrder]:
     """Orders for records that are given at once.
 
     Siblings travel together with their prompt, as long as their numbers follow one another: the executor derives the
     seed from the place in the order. One that has produced tokens travels alone.
+
+    Args:
+        records: To be given.
+        bases: What orders may name in place of tokens; gets what is worth it. None where that is nothing.
     """
     groups: list[list[RequestRecord]] = []
     for record in records:
@@ -306,15 +342,19 @@ def admit_orders(records: list[RequestRecord]) -> list[AdmitOrder]:
             groups[-1].append(record)
         else:
             groups.append([record])
-    return [_admit_order(group) for group in groups]
+    return [_admit_order(group, bases) for group in groups]
 
 
-def _admit_order(records: list[RequestRecord]) -> AdmitOrder:
+def _admit_order(records: list[RequestRecord], bases: KnownBases | None) -> AdmitOrder:
     first = records[0]
     assert first.order is not None
+    base, num_tokens = 0, 0
+    if bases is not None and first.prompt is not None and not first.orders_whole_prompt:
+        base, num_tokens = bases.find(first.prompt, first.submission.cache_namespace)
     return AdmitOrder(
         requests=tuple(r.request for r in records),
-        prompt=first.submission.prompt,
+        base=base,
+        prompt=first.submission.prompt[num_tokens:],
         produced=tuple(first.tokens),
         sampling=sampling_of(first),
         cache_namespace=first.submission.cache_namespace,

@@ -26,6 +26,7 @@ from bough.scheduler.program_orders import (
     StateAnswer,
     StateOrder,
 )
+from bough.scheduler.prompts import SharedPrompt
 from bough.scheduler.requests import PROMPT_TAIL_TOKENS, RequestRecord
 from bough.scheduler.timers import Timer, Timers
 from bough.scheduler.token_store import TokenSequence, TokenStore
@@ -102,6 +103,7 @@ class Programs:
         now_s: A clock that never goes back.
         arrive: Gives the next number of an arrival.
         ended: Called when a program is closed or its lease has ended.
+        forgotten: Called with each prompt that no further request can get: states are gone, or have changed.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Programs:
         now_s: Callable[[], float],
         arrive: Callable[[], int],
         ended: Callable[[Program], None],
+        forgotten: Callable[[SharedPrompt], None],
     ) -> None:
         self.identity: ModelIdentity | None = None
         """The model, once it is known: states must fit it."""
@@ -122,7 +125,7 @@ class Programs:
         self._arrive = arrive
         self._ended = ended
         self._programs: dict[bytes, Program] = {}
-        self._store = TokenStore()
+        self._store = TokenStore(forgotten)
         self._serials = count()
 
     def __len__(self) -> int:

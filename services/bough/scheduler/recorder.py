@@ -50,6 +50,10 @@ class Recorder:
 
     def record(self, executor: Executor, report: StepReport) -> None:
         """Record what an executor produced. Raises UnavailableError when tokens are missing."""
+        for request in report.without_base:
+            record = executor.assigned.get(request)
+            if record is not None:
+                executor.order_whole(record)
         self._note_turns(executor, report)
         self._record(executor, report.tokens)
         for failure in report.failures:

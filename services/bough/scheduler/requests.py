@@ -70,6 +70,8 @@ class RequestRecord:
     """Number of its first admission; smaller is computed first and retracted last."""
     readmitted: bool = False
     """Its order was repeated to an executor that may still hold it."""
+    orders_whole_prompt: bool = False
+    """Its executor did not know the base that its order named."""
     fruitless_deaths: int = 0
     """Deaths of executors since its last token."""
     deadline: Timer | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bough.scheduler.prompts import SharedPrompt
 
@@ -49,10 +49,14 @@ class TokenStore:
     """Holds the tokens of all sequences.
 
     Args:
+        forgotten: Called with each whole prompt that is not kept any more.
         max_prompt_tokens: Bound of the whole prompts that are kept to be used again.
     """
 
-    def __init__(self, *, max_prompt_tokens: int = MAX_PROMPT_TOKENS) -> None:
+    def __init__(
+        self, forgotten: Callable[[SharedPrompt], None], *, max_prompt_tokens: int = MAX_PROMPT_TOKENS
+    ) -> None:
+        self._forgotten = forgotten
         self.num_tokens = 0
         """Tokens held; what several sequences share counts once."""
         self._max_prompt_tokens = max_prompt_tokens
@@ -124,6 +128,7 @@ class TokenStore:
 
     def _keep(self, segment: _Segment, length: int, suffix: tuple[int, ...], prompt: SharedPrompt) -> SharedPrompt:
         self._recent[segment, length, suffix] = segment.prompts[length, suffix] = prompt
+        prompt.is_kept = True
         self._num_prompt_tokens += len(prompt.tokens)
         while self._num_prompt_tokens > self._max_prompt_tokens:
             oldest, own, behind = next(iter(self._recent))
@@ -135,6 +140,8 @@ class TokenStore:
             prompt = segment.prompts.pop((length, suffix))
             del self._recent[segment, length, suffix]
             self._num_prompt_tokens -= len(prompt.tokens)
+            prompt.is_kept = False
+            self._forgotten(prompt)
 
 
 class TokenSequence:
