@@ -312,12 +312,12 @@ class StepComposer:
         positions = self.table.position[self._running.decode_rows]
         due = np.flatnonzero(positions % self._page_size == 0).tolist()
         for sequence in [decoding[index] for index in due]:
-            has_page = len(sequence.pages) * self._page_size > sequence.num_computed
+            has_page = sequence.num_pages * self._page_size > sequence.num_computed
             if not has_page and sequence.status is SequenceStatus.DECODING:
                 self._grow(sequence, plan)
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:
-        is_full = len(sequence.pages) == self.table.max_pages
+        is_full = sequence.num_pages == self.table.max_pages
         while is_full or (pages := self._starter.take_pages(1)) is None:
             if is_full or self.num_running == 1:
                 self._give_up(sequence, plan)
@@ -327,17 +327,17 @@ class StepComposer:
             if victim is sequence:
                 return
         assert sequence.row is not None
-        self.table.grow(sequence.row, len(sequence.pages), pages[0])
+        self.table.grow(sequence.row, sequence.num_pages, pages[0])
         sequence.pages += pages
 
     def _give_up(self, sequence: Sequence, plan: StepPlan) -> None:
         """Ends a sequence that can never have the page it needs, unless a token under way may be its last one."""
         if sequence.num_pending:
             self._retract(sequence, plan)
-        elif len(sequence.pages) == self.table.max_pages:
+        elif sequence.num_pages == self.table.max_pages:
             self._fail(sequence, plan, f"the sequence reached the maximum of {self.limits.max_context} tokens")
         else:
-            self._fail(sequence, plan, self._starter.too_small(len(sequence.pages) + 1))
+            self._fail(sequence, plan, self._starter.too_small(sequence.num_pages + 1))
 
     # Giving way, failing, ending.
 
@@ -374,10 +374,10 @@ class StepComposer:
         self._running.remove(sequence)
         assert sequence.row is not None
         self._pool.free(self._publisher.release(sequence))
-        self.table.free(sequence.row, len(sequence.pages))
+        self.table.free(sequence.row, sequence.num_pages)
         self._starter.note_release(sequence)
         sequence.node = sequence.row = None
-        sequence.pages = []
+        sequence.head, sequence.pages = [], []
         sequence.num_computed = sequence.num_published = 0
         sequence.is_diverted = False
         sequence.key = None

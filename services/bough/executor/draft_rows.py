@@ -106,7 +106,7 @@ class DraftRows:
     def _grow(self, sequence: Sequence, num_drafts: int) -> bool:
         """Pages for the drafts."""
         needed = (sequence.num_computed + num_drafts) // self._table.page_size + 1
-        missing = needed - len(sequence.pages)
+        missing = needed - sequence.num_pages
         if missing <= 0:
             return True
         pages = self._take_pages(missing) if needed <= self._table.max_pages else None
@@ -114,7 +114,7 @@ class DraftRows:
             return False
         assert sequence.row is not None
         for page in pages:
-            self._table.grow(sequence.row, len(sequence.pages), page)
+            self._table.grow(sequence.row, sequence.num_pages, page)
             sequence.pages.append(page)
         return True
 

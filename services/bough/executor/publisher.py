@@ -24,7 +24,7 @@ class Publisher:
         sequence does not use. What follows stays private until the end.
         """
         page_size = self._tree.page_size
-        first = sequence.num_published
+        first, num_head = sequence.num_published, len(sequence.head)
         num_full = sequence.num_known // page_size
         end = sequence.num_known if with_tail else num_full * page_size
         start = first * page_size
@@ -35,7 +35,9 @@ class Publisher:
         if num_full > first and self._tree.contains_page(sequence.node, key[: page_size * TOKEN_BYTES]):
             sequence.is_diverted = True
             return
-        extension = self._tree.extend(sequence.node, key, sequence.pages[first : -(-end // page_size)])
+        extension = self._tree.extend(
+            sequence.node, key, sequence.pages[first - num_head : -(-end // page_size) - num_head]
+        )
         sequence.node = extension.node
         sequence.num_published = num_full
 
@@ -43,9 +45,9 @@ class Publisher:
         """All that a sequence has computed goes to the tree and is no longer locked; pages that are of no use there."""
         page_size = self._tree.page_size
         assert sequence.node is not None
-        first = sequence.num_published
+        first, num_head = sequence.num_published, len(sequence.head)
         num_used = -(-sequence.num_known // page_size)
         key = sequence.packed(first * page_size, sequence.num_known)
-        extension = self._tree.extend(sequence.node, key, sequence.pages[first:num_used])
+        extension = self._tree.extend(sequence.node, key, sequence.pages[first - num_head : num_used - num_head])
         self._tree.unlock(extension.node)
-        return [*extension.unused, *sequence.pages[num_used:]]
+        return [*extension.unused, *sequence.pages[num_used - num_head :]]

@@ -46,21 +46,21 @@ class RowTable:
         """Whether a row is free."""
         return bool(self._free)
 
-    def allocate(self, pages: list[int], known: npt.NDArray[np.int32] | None = None) -> int:
+    def allocate(self, pages: list[int], head: npt.NDArray[np.int32] | None = None) -> int:
         """Takes a free row and writes a sequence's pages into it.
 
         Args:
-            pages: of the sequence.
-            known: the first of them as an array, which never changes. To read numbers off a list takes much longer.
+            pages: of the sequence, behind the head.
+            head: its first pages; never changes, and is read much faster than a list.
         """
         row = self._free.pop()
         start = 0
-        if known is not None:
-            start = len(known)
-            self.page_table[row, :start] = known
-            self.changes.append(PageChange(row, 0, known))
-        self.page_table[row, start : len(pages)] = own = pages[start:]
-        self.changes.append(PageChange(row, start, own))
+        if head is not None:
+            start = len(head)
+            self.page_table[row, :start] = head
+            self.changes.append(PageChange(row, 0, head))
+        self.page_table[row, start : start + len(pages)] = pages
+        self.changes.append(PageChange(row, start, pages.copy()))
         return row
 
     def grow(self, row: int, index: int, page: int) -> None:

@@ -58,8 +58,10 @@ class Sequence:
     """Tokens sampled in steps under way, which `tokens` does not hold yet."""
     drafts: tuple[int, ...] = ()
     """What the step under way computes on trial after the last token."""
+    head: list[int] = field(default_factory=list, repr=False)
+    """Pages of the base that were found by its pin: one list for all who have it, not to be changed."""
     pages: list[int] = field(default_factory=list, repr=False)
-    """Page table: page i holds tokens i * page_size and following."""
+    """Behind the head. Page i of both together holds tokens i * page_size and following."""
     row: int | None = None
     """Stable row among the running sequences."""
     num_cached_tokens: int = 0
@@ -88,6 +90,11 @@ class Sequence:
     def __post_init__(self) -> None:
         """Counts what is before `tokens`."""
         self.num_base = 0 if self.base is None else self.base.num_tokens
+
+    @property
+    def num_pages(self) -> int:
+        """Pages, those of the head included."""
+        return len(self.head) + len(self.pages)
 
     @property
     def num_tokens(self) -> int:

@@ -127,7 +127,7 @@ class Starter:
         num_pages = base.num_tokens // self._page_size
         if num_pages and num_pages <= sequence.num_published:
             assert sequence.node is not None
-            base.pin = self._tree.pin(sequence.node, sequence.pages[:num_pages])
+            base.pin = self._tree.pin(sequence.node, (sequence.head + sequence.pages)[:num_pages])
 
     def start_decoding(self, sequence: Sequence, *, num_pending: int = 0) -> None:
         """All tokens of a sequence but the last are computed."""
@@ -165,7 +165,7 @@ class Starter:
 
     def _park(self, sequence: Sequence, match: Match) -> bool:
         """Lets the first waiting sequence wait for a prefix in progress, if its next page is being computed."""
-        start = len(match.pages) * self._page_size
+        start = match.num_pages * self._page_size
         next_page = sequence.packed(start, start + self._page_size)
         computing = self._prefixes.find(match.page_hash, next_page)
         if computing is None:
@@ -181,7 +181,7 @@ class Starter:
         remaining = max(sequence.params.max_tokens - sequence.num_generated, 0)
         headroom = min(-(-remaining // self._page_size), limits.headroom_pages)
         reserve = self._headroom_pages + headroom if len(self._running) else 0
-        num_missing = -(-num_tokens // self._page_size) - len(match.pages)
+        num_missing = -(-num_tokens // self._page_size) - match.num_pages
         node = self._tree.lock(match)
         tail = match.tail
         if tail is not None:
@@ -199,10 +199,14 @@ class Starter:
             self._tail_holds.append(tail.node)
             plan.copies.append(PageCopy(tail.page, pages[0]))
         sequence.node = node
-        sequence.num_published = len(match.pages)
-        sequence.num_computed = len(match.pages) * self._page_size + (tail.num_tokens if tail is not None else 0)
+        num_cached = sequence.num_published = match.num_pages
+        sequence.num_computed = num_cached * self._page_size + (tail.num_tokens if tail is not None else 0)
         sequence.pages = match.pages + pages
-        sequence.row = self._table.allocate(sequence.pages, None if match.pin is None else match.pin.page_array)
+        if match.pin is None:
+            sequence.row = self._table.allocate(sequence.pages)
+        else:
+            sequence.head = match.pin.pages
+            sequence.row = self._table.allocate(sequence.pages, match.pin.page_array)
         sequence.headroom_pages = headroom
         self._headroom_pages += headroom
         if not sequence.was_admitted:

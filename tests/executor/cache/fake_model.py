@@ -162,7 +162,7 @@ class FakeEngine:
         owned = tree_pages(self.tree)
         for sequence in running:
             assert sequence.node is not None
-            owned += sequence.pages[sequence.num_published + sequence.node.is_tail :]
+            owned += sequence.pages[sequence.num_published + sequence.node.is_tail - len(sequence.head) :]
         free = self.pool._free
         assert sorted(owned + free) == list(range(self.pool.num_pages))
         self.memory[free] = EMPTY

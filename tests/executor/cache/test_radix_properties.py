@@ -240,7 +240,7 @@ class TreeMachine(RuleBasedStateMachine):
         match = self.tree.match(namespace, token_bytes(tokens), limit, pin)
         whole = [*before, *tokens]
         same = self.tree.match(namespace, token_bytes(whole), len(before) + limit)
-        assert (match.node, match.pages, match.page_hash) == (same.node, same.pages, same.page_hash)
+        assert (match.node, pin.pages + match.pages, match.page_hash) == (same.node, same.pages, same.page_hash)
         assert match.num_node_pages == same.num_node_pages and match.tail == same.tail
 
     @invariant()

@@ -94,11 +94,17 @@ class Match:
     num_node_pages: int
     """Pages of `node` that belong to the match."""
     pages: list[int]
+    """Behind those of `pin`."""
     page_hash: bytes
     """Chained hash at the end of `pages`."""
     tail: TailMatch | None
     pin: Pin | None = None
-    """That of the first `pages`, where the match began with it."""
+    """Where the match began."""
+
+    @property
+    def num_pages(self) -> int:
+        """All whole pages of the match."""
+        return len(self.pages) if self.pin is None else len(self.pin.pages) + len(self.pages)
 
 
 class Extension(NamedTuple):

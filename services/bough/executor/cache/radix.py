@@ -68,7 +68,7 @@ class RadixTree:
             key: the query's tokens as `token_bytes` packs them.
             limit: at most this many tokens match (the query's length less the tokens that must be computed).
             pin: one of the namespace that is not lost. Its tokens come before those of `key` and do not count in
-                `limit`; the match begins with its pages, and costs nothing for them.
+                `limit`; the match begins behind its pages, and costs nothing for them.
         """
         node = self._roots.get(namespace) if pin is None else pin.node
         if node is None:
@@ -78,7 +78,7 @@ class RadixTree:
         page_bytes = self._page_bytes
         end = min(len(key), limit * TOKEN_BYTES)
         whole = key[: end // page_bytes * page_bytes]
-        pages = [] if pin is None else pin.pages.copy()
+        pages: list[int] = []
         position, used = 0, len(node.pages)
         while position < len(whole):
             child = node.children.get(key[position : position + page_bytes])
