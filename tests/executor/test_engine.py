@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from bough.common.prefix_hash import token_bytes
 from bough.common.sampling import FinishReason
+from bough.executor.bases import Base
 from bough.executor.batch import ForwardBatch
 from bough.executor.engine import INTERNAL, INVALID
 from bough.executor.orders import Orders
 from bough.executor.runner import ModelRunner
 from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.engine_fuzz import SAMPLINGS, check_nothing_is_lost
 from tests.helpers.engines import EngineDriver, admission, generate, load_runner, make_engine, random_tokens
 
 
@@ -337,3 +340,33 @@ def test_an_engine_of_many_short_requests_reports_each_end_once(runner: ModelRun
     driver.run()
     assert [len(driver.tokens[i]) for i in range(1, 101)] == [1 + i % 9 for i in range(1, 101)]
     assert len(driver.finish) == 100
+
+
+def test_prompts_by_a_base_say_what_whole_prompts_say(runner: ModelRunner) -> None:
+    tokens = random_tokens(77, 1)
+    base = Base(token_bytes(tokens[:-1]), b"")
+    endings = [random_tokens(number, 10 + number) for number in range(len(SAMPLINGS))]
+    options = [{**sampling, "seed": number, "max_tokens": 20} for number, sampling in enumerate(SAMPLINGS)]
+    plain = [admission(n, tokens + ending, **options[n]) for n, ending in enumerate(endings)]
+    by_base = [admission(n, tokens[-1:] + ending, base=base, **options[n]) for n, ending in enumerate(endings)]
+    expected = generate(make_engine(runner), *plain)
+    engine = make_engine(runner)
+    assert [generate(engine, *by_base), generate(engine, *reversed(by_base))[::-1]] == [expected] * 2
+    moved = [
+        admission(n, tokens[-1:] + endings[n], base=base, produced=expected[n][:7], **options[n])
+        for n in range(len(endings))
+    ]
+    assert generate(engine, *moved) == [output[7:] for output in expected]
+    engine.apply(Orders(released_bases=[base]))
+    check_nothing_is_lost(engine)
+
+
+def test_a_base_counts_for_the_length_and_the_ids_of_a_prompt(model_dir: Path) -> None:
+    driver = EngineDriver(make_engine(load_runner(model_dir, max_context=64)))
+    long, strange = Base(token_bytes(random_tokens(63, 1)), b""), Base(token_bytes([5, 512]), b"")
+    driver.admit(admission(1, [7], base=long), admission(2, [7], base=strange), admission(3, [], base=strange))
+    driver.run()
+    reasons = [driver.failures[request].message for request in (1, 2, 3)]
+    assert "64 tokens; 1 to 63 are accepted" in reasons[0]
+    assert "token id 512 is not below the vocabulary size 512" in reasons[1]
+    assert {failure.code for failure in driver.failures.values()} == {INVALID}

@@ -14,6 +14,7 @@ import torch
 from bough.common.requests import RequestFailure
 from bough.common.sampling import FinishReason, SamplingParams, TokenLogprobs
 from bough.common.telemetry import Telemetry
+from bough.executor.bases import Base
 from bough.executor.drawing import Drawing
 from bough.executor.engine import Engine
 from bough.executor.mixed_budget import MixedBudget
@@ -209,6 +210,7 @@ def admission(
     produced: Sequence[int] = (),
     order: int | None = None,
     namespace: bytes = b"",
+    base: Base | None = None,
     matcher: Matcher | None = None,
     **sampling: Any,
 ) -> Admission:
@@ -221,6 +223,7 @@ def admission(
         cache_namespace=namespace,
         order=request if order is None else order,
         traceparent="",
+        base=base,
         matcher=matcher,
     )
 

@@ -158,7 +158,11 @@ class DeviceRows:
         if changes:
             max_pages = self._table.max_pages
             for change in changes:
-                self._arena.put("page_table", change.row * max_pages + change.first, change.pages)
+                place, pages = change.row * max_pages + change.first, change.pages
+                if isinstance(pages, list):
+                    self._arena.put("page_table", place, pages)
+                else:
+                    self._arena.update("page_table", place, pages)  # the row may have had a branch of this base before
             changes.clear()
         self._arena.send()
 
