@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bough.common.columns import TokenRow
@@ -23,9 +24,9 @@ CAPACITY = Capacity(num_pages=64, page_size=4, max_rows=4, token_budget=64)
 PROGRAM = b"p" * 16
 
 
-def token_at(prompt: tuple[int, ...], seed: int, position: int) -> int:
+def token_at(prompt: Sequence[int], seed: int, position: int) -> int:
     """What the pretended model says."""
-    key = repr((prompt, seed % 2**64, position)).encode()
+    key = repr((tuple(prompt), seed % 2**64, position)).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=2).digest(), "little") % IDENTITY.vocab_size
 
 

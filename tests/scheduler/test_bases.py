@@ -24,7 +24,7 @@ def large_world(*, attached: bool = True) -> World:
 
 
 def named(admits: list[AdmitOrder]) -> list[tuple[int, tuple[int, ...]]]:
-    return [(admit.base, admit.prompt) for admit in admits]
+    return [(admit.base, tuple(admit.prompt)) for admit in admits]
 
 
 def test_a_state_travels_once_for_all_its_branches() -> None:
@@ -50,8 +50,8 @@ def test_a_state_travels_once_for_all_its_branches() -> None:
 def test_a_state_that_has_grown_much_is_a_base_on_top_of_the_one_before() -> None:
     bases = KnownBases(least_tokens=10)
     first = SharedPrompt(tuple(range(20)))
-    grown = SharedPrompt(tuple(range(25)), first)
-    long = SharedPrompt(tuple(range(40)), grown)
+    grown = SharedPrompt(tuple(range(20, 25)), first)
+    long = SharedPrompt(tuple(range(25, 40)), grown)
     for prompt in (first, grown, long):
         prompt.is_kept = True
     assert bases.find(grown, b"") == (1, 19)

@@ -35,7 +35,7 @@ def on_state(state: int, *requests: int, prompt: tuple[int, ...] = (), max_token
 
 def tokens_of(world: World, state: int) -> tuple[int, ...]:
     """All tokens of a state, as a request sees them."""
-    return world.core.programs.find(StateRef(PROGRAM, state))[1].tokens.prompt().tokens
+    return tuple(world.core.programs.find(StateRef(PROGRAM, state))[1].tokens.prompt().tokens)
 
 
 def only(answers: list[StateAnswer]) -> StateAnswer:

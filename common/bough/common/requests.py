@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bough.common.sampling import SamplingParams, TextOptions
@@ -20,7 +21,7 @@ class Submission:
     """One prompt and the requests (siblings) that continue it. Sibling i uses seed + i modulo 2^64."""
 
     requests: tuple[int, ...]
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     sampling: SamplingParams
     text: TextOptions = field(default_factory=TextOptions)
     cache_namespace: bytes = b""

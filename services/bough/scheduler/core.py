@@ -200,7 +200,7 @@ class Scheduler:
                 program, state = self.programs.find(submission.base)
             except NotFoundError as error:
                 return failures.no_such_state(0, str(error))
-            prompt = state.tokens.prompt(submission.prompt)
+            prompt = state.tokens.prompt(tuple(submission.prompt))
             submission = replace(submission, prompt=prompt.tokens, cache_namespace=program.cache_namespace)
         refusal = self._refusal(submission, len(fresh))
         if refusal is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bough.common.columns import TokenBatch
@@ -96,7 +96,7 @@ class AdmitOrder:
     requests: tuple[int, ...]
     base: int = 0
     """What the prompt begins with; 0 for nothing."""
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     """What follows the base."""
     produced: tuple[int, ...]
     sampling: SamplingParams

@@ -5,7 +5,7 @@ It may lag behind by a step, so it only ever guides order and estimates; the exe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from bough.common.prefix_hash import TOKEN_BYTES, page_hash, root_hash, token_bytes
 
@@ -30,45 +30,51 @@ class PromptHashes:
     """
 
     def __init__(
-        self, namespace: bytes, prompt: tuple[int, ...], page_size: int, before: PromptHashes | None = None
+        self, namespace: bytes, prompt: Sequence[int], page_size: int, before: PromptHashes | None = None
     ) -> None:
         self.page_size = page_size
         # The last prompt token is always computed, since its logits are wanted: the page that ends with it is no match.
         self.num_pages = (len(prompt) - 1) // page_size
         self._prompt = prompt
-        self._parent = root_hash(namespace)
-        self._hashes: list[int] = []
         self._before = before
+        self._start = 0 if before is None else before.num_pages
+        self._hashes: list[int] = []  # from page `_start` on
+        self._parent = root_hash(namespace)  # of the next one
+        self._is_chained = not self._start
 
     def __getitem__(self, page: int) -> int:
-        if page >= len(self._hashes):
-            self._reach(page)
-        return self._hashes[page]
+        if page < self._start and self._before is not None:
+            return self._before[page]
+        self._reach(page)
+        return self._hashes[page - self._start]
 
     def since(self, page: int) -> Iterator[int]:
         """The hashes from a page on."""
+        if page < self._start and self._before is not None:
+            yield from self._before.since(page)
+            page = self._start
         own = self._hashes
         while page < self.num_pages:
             self._reach(page)
-            yield from own[page : self.num_pages]
-            page = len(own)
+            yield from own[page - self._start : self.num_pages - self._start]
+            page = self._start + len(own)
 
     def _reach(self, page: int) -> None:
+        """Compute the own hashes up to that of a page."""
+        if not self._is_chained and self._before is not None:
+            self._parent, self._is_chained = self._before._digest_of_last(), True
         own = self._hashes
-        if self._before is not None:
-            self._take(self._before, page)
-        while len(own) <= page:
-            start = len(own) * self.page_size
+        for number in range(self._start + len(own), page + 1):
+            start = number * self.page_size
             packed = token_bytes(self._prompt[start : start + self.page_size])
             assert len(packed) == self.page_size * TOKEN_BYTES
             self._parent = page_hash(self._parent, packed)
             own.append(wire_hash(self._parent))
 
-    def _take(self, before: PromptHashes, page: int) -> None:
-        before._reach(min(page, before.num_pages - 1))
-        self._hashes += before._hashes[len(self._hashes) :]
-        if len(self._hashes) >= before.num_pages:
-            self._parent, self._before = before._parent, None  # what follows is chained to its last page
+    def _digest_of_last(self) -> bytes:
+        """The whole hash of the last page."""
+        self._reach(self.num_pages - 1)
+        return self._parent
 
 
 class PrefixMirror:
@@ -108,6 +114,6 @@ class PrefixMirror:
             matched += 1
         return matched
 
-    def matched_tokens(self, namespace: bytes, prompt: tuple[int, ...], page_size: int) -> int:
+    def matched_tokens(self, namespace: bytes, prompt: Sequence[int], page_size: int) -> int:
         """How many leading tokens of a prompt are cached, in whole pages."""
         return self.matched_pages(PromptHashes(namespace, prompt, page_size)) * page_size

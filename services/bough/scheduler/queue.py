@@ -54,8 +54,14 @@ class Waiting:
         hashes = self.hashes.get(capacity.page_size)
         if hashes is None:
             hashes = self.hashes[capacity.page_size] = self._hashes(capacity.page_size)
-        key = id(executor)
-        pages = self.matches[key] = executor.mirror.matched_pages(hashes, self.matches.get(key, 0))
+        key, shared = id(executor), self.records[0].prompt
+        hint = self.matches.get(key)
+        if hint is None and shared is not None:
+            hint = min(shared.match(key), hashes.num_pages)
+        pages = executor.mirror.matched_pages(hashes, hint or 0)
+        if pages != self.matches.get(key) and shared is not None:
+            shared.note_match(key, pages, capacity.page_size)
+        self.matches[key] = pages
         return pages * capacity.page_size
 
     def _hashes(self, page_size: int) -> PromptHashes:

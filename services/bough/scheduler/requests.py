@@ -87,7 +87,7 @@ class RequestRecord:
     @property
     def prompt_tail(self) -> tuple[int, ...]:
         """The last tokens of the prompt."""
-        return self.submission.prompt[-PROMPT_TAIL_TOKENS:]
+        return tuple(self.submission.prompt[-PROMPT_TAIL_TOKENS:])
 
     @property
     def num_tokens(self) -> int:

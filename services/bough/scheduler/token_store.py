@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from bough.scheduler.prompts import SharedPrompt
 
 MAX_PROMPT_TOKENS = 1 << 20
-"""Whole prompts are kept up to so many tokens together: some 40 MB, and the oldest go first."""
+"""Whole prompts are kept up to so many tokens together, those that they share counted once: some 40 MB, and the oldest
+go first."""
 
 _Key = tuple["_Segment", int, tuple[int, ...]]
 
@@ -101,7 +102,7 @@ class TokenStore:
             return known
         if suffix:
             before = self.prompt(segment, length, ())
-            return self._keep(segment, length, suffix, SharedPrompt(before.tokens + suffix, before))
+            return self._keep(segment, length, suffix, SharedPrompt(suffix, before))
         prefix = segment.longest_prompt(length)
         if prefix is None and segment.parent is not None:
             # Of a state with many branches: all of them begin with it, so it is kept as long as they come.
@@ -117,19 +118,19 @@ class TokenStore:
             pieces.append(at.slice(at.start, end))
             at, end = at.parent, at.start
         prefix = prefix or at.longest_prompt(end)
-        known = () if prefix is None else prefix.tokens
-        if len(known) == length and prefix is not None:
+        num_known = 0 if prefix is None else len(prefix.tokens)
+        if num_known == length and prefix is not None:
             return prefix
-        pieces.append(at.slice(max(at.start, len(known)), end))
+        pieces.append(at.slice(max(at.start, num_known), end))
         tokens = array("I")
         for piece in reversed(pieces):
             tokens.extend(piece)
-        return self._keep(segment, length, (), SharedPrompt(known + tuple(tokens), prefix))
+        return self._keep(segment, length, (), SharedPrompt(tuple(tokens), prefix))
 
     def _keep(self, segment: _Segment, length: int, suffix: tuple[int, ...], prompt: SharedPrompt) -> SharedPrompt:
         self._recent[segment, length, suffix] = segment.prompts[length, suffix] = prompt
         prompt.is_kept = True
-        self._num_prompt_tokens += len(prompt.tokens)
+        self._num_prompt_tokens += prompt.num_own
         while self._num_prompt_tokens > self._max_prompt_tokens:
             oldest, own, behind = next(iter(self._recent))
             self._forget(oldest, [(own, behind)])
@@ -139,7 +140,7 @@ class TokenStore:
         for length, suffix in keys:
             prompt = segment.prompts.pop((length, suffix))
             del self._recent[segment, length, suffix]
-            self._num_prompt_tokens -= len(prompt.tokens)
+            self._num_prompt_tokens -= prompt.num_own
             prompt.is_kept = False
             self._forgotten(prompt)
 
