@@ -12,7 +12,10 @@ from bough.executor.step import RowWork, StepArrays, StepPlan
 
 
 class PageChange(NamedTuple):
-    """Pages written into a row of the page table, from entry `first` on."""
+    """Pages written into a row of the page table, from entry `first` on.
+
+    As an array they are the beginning of the row, which others may have too: it is the same array then.
+    """
 
     row: int
     first: int

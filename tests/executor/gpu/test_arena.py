@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bough.executor.gpu import arena as arena_module
 from bough.executor.gpu.arena import Arena
@@ -86,3 +88,54 @@ def test_many_sends_go_round_the_slots(arena: Arena) -> None:
         arena.put("token", number % 5, [number])
         arena.send()
     assert arena.view("token").tolist() == [45, 46, 47, 48, 49]
+
+
+def test_rows_that_begin_alike_get_it_at_once_and_what_is_written_there_since_counts(arena: Arena) -> None:
+    head, other = ints(1, 2, 3, 4), ints(9, 8)
+    for row in (0, 2, 3):
+        arena.begin_row("table", row, head)
+    arena.put("table", 7 * 2 + 3, [50, 51])
+    arena.begin_row("table", 3, other)
+    arena.begin_row("table", 4, other)
+    arena.send()
+    table = arena.view("table").cpu().numpy()
+    assert table[:, :5].tolist() == [[1, 2, 3, 4, 0], [0] * 5, [1, 2, 3, 50, 51], [9, 8, 3, 4, 0], [9, 8, 0, 0, 0]]
+    assert (arena.mirror("table") == table).all()
+
+
+def test_a_row_that_begins_so_already_is_not_sent(arena: Arena) -> None:
+    head = ints(1, 2, 3)
+    for _ in range(2):
+        for row in (1, 2):
+            arena.begin_row("table", row, head)
+        arena.send()
+        arena.view("table").fill_(99)
+    assert arena.view("table").eq(99).all()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("begin"), st.integers(0, 4), st.integers(0, 3)),
+            st.tuples(st.just("put"), st.integers(0, 30), st.integers(1, 5)),
+            st.tuples(st.just("send"), st.just(0), st.just(0)),
+        ),
+        max_size=30,
+    )
+)
+def test_whatever_is_written_in_whatever_order_the_device_has_it_after_the_next_send(
+    operations: list[tuple[str, int, int]],
+) -> None:
+    arena = Arena(SECTIONS, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    heads = [ints(*range(10 * number, 10 * number + length)) for number, length in enumerate((1, 3, 7, 7), 1)]
+    expected = np.zeros(35, np.int32)
+    for count, (kind, place, number) in enumerate([*operations, ("send", 0, 0)]):
+        if kind == "begin":
+            arena.begin_row("table", place, heads[number])
+            expected[7 * place : 7 * place + len(heads[number])] = heads[number]
+        elif kind == "put":
+            arena.put("table", place, [100 + count] * number)
+            expected[place : place + number] = 100 + count
+        else:
+            arena.send()
+            assert (arena.view("table").cpu().numpy().reshape(-1) == expected).all()

@@ -147,6 +147,17 @@ def test_before_min_tokens_what_ends_the_text_is_forbidden_unless_nothing_else_i
     assert (allowed(masks, 0), allowed(masks, 1)) == (left, sorted(allowed_by_grammar))
 
 
+def test_rows_of_branches_begin_with_the_pages_of_their_base(rows: DeviceRows) -> None:
+    table, head = rows._table, np.array([4, 5, 6], np.int32)
+    one, two = (table.allocate([page], head) for page in (7, 8))
+    rows.send()
+    assert rows.page_table[one].tolist()[:5] == [4, 5, 6, 7, 0] and rows.page_table[two].tolist()[:4] == [4, 5, 6, 8]
+    table.free(two, 4)
+    assert table.allocate([9, 3]) == two
+    rows.send()
+    assert rows.page_table[two].tolist()[:2] == [9, 3] and rows.page_table[one].tolist()[:4] == [4, 5, 6, 7]
+
+
 def test_rows_follow_the_page_table_and_begin_with_the_parameters_of_their_request(rows: DeviceRows) -> None:
     table = rows._table
     first, second = table.allocate([4, 5, 6]), table.allocate([7])

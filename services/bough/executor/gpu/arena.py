@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bough.executor.gpu.transfer import to_device
 from bough.kernels.gpu.rows import scatter_changes
 
 Ints = npt.NDArray[np.int32]
@@ -43,6 +44,7 @@ class Arena:
         self._device_words = torch.zeros(size, dtype=torch.int32, device=device)
         self._words: Ints = np.zeros(size, np.int32)
         self._changed: list[Places] = []
+        self._begun: dict[tuple[str, int], Ints] = {}
         pinned = torch.cuda.is_available() and device.type == "cuda"
         self._staging = [
             torch.empty((_CHANGES_PER_SLOT, 2), dtype=torch.int32, pin_memory=pinned) for _ in range(_SLOTS)
@@ -74,8 +76,45 @@ class Arena:
             words[places] = values[places]
             self._changed.append(places + start)
 
+    def begin_row(self, name: str, row: int, values: Ints) -> None:
+        """Write words from the beginning of a row on; of many rows that get the same array, it is sent once.
+
+        Args:
+            name: a section of rows.
+            row: which.
+            values: not to be changed until the next `send`.
+        """
+        place = row * self._shapes[name][1]
+        if (name, row) in self._begun:
+            self.update(name, place, values)
+            return
+        start = self._offsets[name] + place
+        words = self._words[start : start + len(values)]
+        if not np.array_equal(words, values):
+            words[:] = values
+            self._begun[name, row] = values
+
+    def _send_begun(self) -> None:
+        """Before all else, since what was written to the same places in the meantime counts."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        arrays: dict[int, Ints] = {}
+        for (name, row), values in self._begun.items():
+            groups.setdefault((name, id(values)), []).append(row)
+            arrays[id(values)] = values
+        self._begun = {}
+        for (name, array), rows in groups.items():
+            values, device = arrays[array], self._device_words.device
+            if len(rows) > 1:
+                view = self.view(name)
+                view[to_device(rows, torch.int64, device), : len(values)] = to_device(values, torch.int32, device)
+            else:
+                start = self._offsets[name] + rows[0] * self._shapes[name][1]
+                self._changed.append(np.arange(start, start + len(values)))
+
     def send(self) -> None:
         """Have the device apply what was written since the last time, in the order of its stream."""
+        if self._begun:
+            self._send_begun()
         if not self._changed:
             return
         places = self._changed[0] if len(self._changed) == 1 else np.concatenate(self._changed)

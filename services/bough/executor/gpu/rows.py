@@ -158,11 +158,10 @@ class DeviceRows:
         if changes:
             max_pages = self._table.max_pages
             for change in changes:
-                place, pages = change.row * max_pages + change.first, change.pages
-                if isinstance(pages, list):
-                    self._arena.put("page_table", place, pages)
+                if isinstance(change.pages, list):
+                    self._arena.put("page_table", change.row * max_pages + change.first, change.pages)
                 else:
-                    self._arena.update("page_table", place, pages)  # the row may have had a branch of this base before
+                    self._arena.begin_row("page_table", change.row, change.pages)
             changes.clear()
         self._arena.send()
 
