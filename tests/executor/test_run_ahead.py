@@ -405,7 +405,7 @@ def test_random_operations_end_with_the_tokens_of_an_engine_that_waits(runner: M
     small = load_runner(runner.config.model_dir, num_pages=26)
     operations = random_operations(1, 1500, num_rows=10)
     engine, pipeline = make_delayed_engine(small, max_rows=10, token_budget=64)
-    driver = drive(engine, operations)
+    driver = drive(engine, operations, by_bases=True)
     expected = drive(make_engine(small, max_rows=10, token_budget=64), operations)
     assert compare(operations, driver, expected, lambda: make_engine(small)) == []
     assert len(driver.retracted) > 5 and pipeline.most_under_way == 3

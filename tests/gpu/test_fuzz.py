@@ -32,7 +32,7 @@ def test_random_operations_end_with_the_tokens_of_the_cpu_and_no_page_lost(
     runner = load_runner(model_dir, num_pages=num_pages)
     expected = drive(make_engine(runner, max_rows=max_rows, token_budget=token_budget), operations)
     engine = make_gpu_engine(model_dir, num_pages=num_pages, max_rows=max_rows, token_budget=token_budget)
-    driver = drive(engine, operations)
+    driver = drive(engine, operations, by_bases=True)
     ties = compare(operations, driver, expected, lambda: make_engine(runner))
     num_tokens = sum(len(tokens) for tokens in driver.tokens.values())
     assert len(ties) <= num_tokens // 1000, f"{len(ties)} ties among {num_tokens} tokens"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from bough.common.prefix_hash import token_bytes
+from bough.executor.bases import Base
 from bough.executor.engine import Engine
-from bough.executor.orders import Admission
+from bough.executor.orders import Admission, Orders
 from tests.executor.cache.tree_check import check_tree, tree_pages
 from tests.helpers.engines import EngineDriver, admission, random_tokens
 
@@ -83,17 +85,55 @@ def _siblings(random: Random, stems: list[list[int]], *, first: int) -> list[Adm
     ]
 
 
-def drive(engine: Engine, operations: Operations) -> EngineDriver:
-    """Apply operations, run to the end, and check that all pages and rows have come back."""
+class RandomBases:
+    """Has prompts of one engine name what they begin with, sometimes, and releases that again, sometimes."""
+
+    def __init__(self, driver: EngineDriver) -> None:
+        self._driver = driver
+        self._random = Random(0)
+        self._bases: dict[tuple[int, ...], Base] = {}
+
+    def named(self, entry: Admission) -> Admission:
+        """The same request, perhaps by a base."""
+        length = min(self._random.choice((0, 15, 16, 17, 40, 64, 120)), len(entry.prompt) - 1)
+        if not length:
+            return entry
+        tokens = tuple(entry.prompt[:length])
+        base = self._bases.setdefault(tokens, Base(token_bytes(tokens), entry.cache_namespace))
+        return replace(entry, base=base, prompt=entry.prompt[length:])
+
+    def release(self, *, everything: bool = False) -> None:
+        """Release one of them, or all."""
+        while self._bases:
+            released = self._bases.pop(self._random.choice(list(self._bases)))
+            self._driver.apply(Orders(released_bases=[released]))
+            if not everything:
+                return
+
+
+def drive(engine: Engine, operations: Operations, *, by_bases: bool = False) -> EngineDriver:
+    """Apply operations, run to the end, and check that all pages and rows have come back.
+
+    Args:
+        engine: fresh.
+        operations: what to do.
+        by_bases: many prompts name a base instead of their first tokens.
+    """
     driver = EngineDriver(engine)
+    bases = RandomBases(driver)
     for item in operations.items:
         if item is None:
             driver.step()
         elif isinstance(item, int):
             driver.cancel(item)
+            bases.release()
+        elif by_bases:
+            driver.admit(*map(bases.named, item))
         else:
             driver.admit(*item)
     driver.run()
+    check_nothing_is_lost(engine)
+    bases.release(everything=True)
     check_nothing_is_lost(engine)
     return driver
 
