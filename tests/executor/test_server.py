@@ -348,11 +348,13 @@ async def test_orders_name_bases_until_they_are_released(executor: Fixture, stre
     one, two = (await executor.next_orders()).admissions
     assert one.base is not None and (one.base.since(0), one.num_prompt) == ([4, 5, 6], 3 + two.num_prompt)
     assert two.base is None
-    await scheduler.send(bases=[pb.Base(id=8, parent=7, tokens=[9])], released_bases=[7], admits=[admit(3, base=8)])
+    bases = [pb.Base(id=8, parent=7, tokens=[9])]
+    await scheduler.send(bases=bases, released_bases=[7], admits=[admit(3, base=8), admit(4, base=7)])
     orders = await executor.next_orders()
     assert orders.released_bases == [one.base]
-    [three] = orders.admissions
+    three, four = orders.admissions
     assert three.base is not None and three.base.since(0) == [4, 5, 6, 9]
+    assert four.base is one.base, "a release is of later messages"
 
 
 async def test_requests_whose_base_is_not_known_are_named_and_not_run(executor: Fixture, stream: NewStream) -> None:
@@ -364,7 +366,9 @@ async def test_requests_whose_base_is_not_known_are_named_and_not_run(executor: 
     elsewhere = admit(4, base=7)
     elsewhere.cache_namespace = b"other"
     # What is here already is no matter of what its order says now.
-    await scheduler.send(released_bases=[7], admits=[admit(1, base=7), admit(2, base=7), admit(3), elsewhere])
+    await scheduler.send(released_bases=[7])
+    assert (await executor.next_orders()).released_bases
+    await scheduler.send(admits=[admit(1, base=7), admit(2, base=7), admit(3), elsewhere])
     assert [a.request for a in (await executor.next_orders()).admissions] == [3]
     message = await scheduler.read()
     assert (list(message.without_base), rows(message), list(message.errors)) == ([2, 4], [], [])

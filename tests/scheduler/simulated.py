@@ -98,11 +98,11 @@ class SimulatedExecutor:
             namespace, before = self.bases.get(base.parent, (base.cache_namespace, ()))
             if namespace == base.cache_namespace and (base.parent in self.bases or not base.parent):
                 self.bases[base.id] = (namespace, (*before, *base.tokens))
-        for number in orders.released_bases:
-            self.bases.pop(number, None)
         for order in orders.admits:
             self.admitted.append(order)
             self._admit(order)
+        for number in orders.released_bases:
+            self.bases.pop(number, None)
         for request in orders.cancels:
             self.rows.pop(request, None)
             self.kept.pop(request, None)

@@ -62,6 +62,25 @@ def test_a_state_that_has_grown_much_is_a_base_on_top_of_the_one_before() -> Non
     assert bases.find(long, b"") == (2, 39) and not bases.has_news
 
 
+def test_bases_are_bounded_and_those_named_longest_ago_go_first() -> None:
+    bases = KnownBases(least_tokens=10, most_tokens=70)
+    states = [SharedPrompt((number,) * 31) for number in range(3)]
+    for state in states:
+        state.is_kept = True
+    one, two = (bases.find(state, b"")[0] for state in states[:2])
+    assert bases.find(states[0], b"") == (one, 30)
+    bases.collect()
+    three, _ = bases.find(states[2], b"")
+    assert bases.collect()[1] == [two]
+    assert [bases.find(states[number], b"")[0] for number in (0, 2)] == [one, three]
+    huge = SharedPrompt((9,) * 100)
+    huge.is_kept = True
+    assert bases.find(huge, b"")[1] == 99, "one is always possible"
+    assert sorted(bases.collect()[1]) == [one, three]
+    bases.release_all()
+    assert bases._num_tokens == 0
+
+
 def test_short_states_and_prompts_that_are_not_kept_are_sent_whole() -> None:
     bases = KnownBases()
     short, gone = SharedPrompt(tuple(range(MIN_BASE_TOKENS))), SharedPrompt(ROOT * 2)

@@ -160,7 +160,7 @@ class ProgramMachine(SchedulerMachine):
     def __init__(self) -> None:
         super().__init__()
         for executor in self.executors:
-            executor.bases = KnownBases(least_tokens=1)
+            executor.bases = KnownBases(least_tokens=1, most_tokens=20)
         self.models: dict[bytes, Model] = {}
         self.program_of: dict[int, bytes] = {}
 

@@ -34,7 +34,6 @@ def decode_orders(message: pb.RunRequest, bases: Bases) -> Orders:
     orders = Orders(cancels=list(message.cancels))
     for fresh in message.bases:
         bases.add(fresh.id, parent=fresh.parent, tokens=fresh.tokens, namespace=fresh.cache_namespace)
-    orders.released_bases = bases.release(message.released_bases)
     for admit in message.admits:
         base = bases.find(admit.base, admit.cache_namespace)
         if base is None and admit.base:
@@ -44,6 +43,7 @@ def decode_orders(message: pb.RunRequest, bases: Bases) -> Orders:
             orders.admissions.extend(_decode_admit(admit, base))
         except ValueError as error:
             orders.refusals.extend(_refuse(admit, f"the request cannot be understood: {error}"))
+    orders.released_bases = bases.release(message.released_bases)
     if message.HasField("limits"):
         orders.token_budget = message.limits.token_budget
     if message.HasField("queued"):

@@ -127,11 +127,11 @@ class Engine:
             running = self._running.get(request)
             if running is not None:
                 self._end(running, FinishReason.CANCELLED)
-        for base in orders.released_bases:
-            self._composer.release_base(base)
         for admission in orders.admissions:
             if admission.request not in self._running:
                 self._admit(admission)
+        for base in orders.released_bases:
+            self._composer.release_base(base)
         if orders.queued is not None:
             self._composer.num_queued = orders.queued
         if orders.token_budget is not None:

@@ -156,7 +156,7 @@ class RunRequest(_message.Message):
 
     @_builtins.property
     def released_bases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Bases that no further order names. Requests that go on from them run on."""
+        """Bases that no order of a later message names. Requests that go on from them run on."""
 
     def __init__(
         self,
