@@ -76,7 +76,7 @@ class PacedExecutor(executor_pb2_grpc.ExecutorServiceServicer):
         writer.accept(first.seq)
         capacity = executor_pb2.Capacity(num_pages=1 << 20, page_size=16, max_rows=_MAX_ROWS, token_budget=8192)
         attached = executor_pb2.ExecutorAttached(
-            executor_epoch=1, identity=encode_identity(self._identity), capacity=capacity
+            executor_epoch=1, identity=encode_identity(self._identity), capacity=capacity, takes_bases=True
         )
         await writer.send(executor_pb2.RunResponse(attached=attached))
         stepping = asyncio.create_task(self._step(writer))
