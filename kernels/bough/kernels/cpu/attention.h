@@ -24,27 +24,42 @@ struct Block {
   const T* values[kBlockPages];
 };
 
+// Pages whose scores four rows sum up at a time: as many as leave room in the registers for keys and queries.
+#if defined(__AVX512F__)
+constexpr int kPagesAtOnce = 4;
+#else
+constexpr int kPagesAtOnce = 1;
+#endif
+
 // R rows of scores against four pages; a page that is not there repeats the first one and is masked later.
 template <typename T, int R>
 static inline void vector_scores_of(const T* q, int dim, const Block<T>& block, float* scores) {
-  f32x16 acc[R][kBlockPages] = {};
-  constexpr int g = kGroup<T>;
-  for (int i = 0; i < dim; i += g) {
-    for (int p = 0; p < kBlockPages; ++p) {
-      if constexpr (g == 1) {
-        const f32x16 k = load16(block.keys[p] + i * kPageSize);
-        for (int r = 0; r < R; ++r) acc[r][p] += k * q[r * dim + i];
-      } else {
-        const u32x16 k = load_pairs(block.keys[p] + i * kPageSize);
-        for (int r = 0; r < R; ++r) {
-          acc[r][p] += low_of(k) * to_float(q[r * dim + i]);
-          acc[r][p] += high_of(k) * to_float(q[r * dim + i + 1]);
-        }
+  constexpr int g = kGroup<T>, parts = kPagesAtOnce * kRegisters;
+  for (int first = 0; first < kBlockPages; first += kPagesAtOnce) {
+    f32xr acc[R][parts] = {};
+    for (int i = 0; i < dim; i += g) {
+      f32xr k[parts][g];
+      BOUGH_UNROLL
+      for (int part = 0; part < parts; ++part) {
+        const T* keys = block.keys[first + part / kRegisters];
+        load_lanes(keys + i * kPageSize + part % kRegisters * kRegister * g, k[part]);
+      }
+      BOUGH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        f32xr at[g];
+        splat_lane(q + r * dim + i, at);
+        BOUGH_UNROLL
+        for (int part = 0; part < parts; ++part)
+          BOUGH_UNROLL
+          for (int half = 0; half < g; ++half) acc[r][part] += k[part][half] * at[half];
       }
     }
+    BOUGH_UNROLL
+    for (int r = 0; r < R; ++r)
+      BOUGH_UNROLL
+      for (int part = 0; part < parts; ++part)
+        std::memcpy(scores + r * kBlockTokens + first * kPageSize + part * kRegister, &acc[r][part], sizeof(f32xr));
   }
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < kBlockPages; ++p) store16(scores + r * kBlockTokens + p * kPageSize, acc[r][p]);
 }
 
 template <typename T>
@@ -59,27 +74,36 @@ static void vector_scores(Queries<T>& s, const Block<T>& block) {
 // R rows of weights times the values of a block, 16 dimensions at a time.
 template <typename T, int R>
 static inline void vector_values_of(const T* weights, int dim, const Block<T>& block, float* out) {
-  constexpr int g = kGroup<T>;
+  constexpr int g = kGroup<T>, parts = kRegisters;
   for (int d = 0; d < dim; d += 16) {
-    f32x16 acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = load16(out + r * dim + d);
+    f32xr acc[R][parts];
+    BOUGH_UNROLL
+    for (int r = 0; r < R; ++r)
+      BOUGH_UNROLL
+      for (int part = 0; part < parts; ++part)
+        std::memcpy(&acc[r][part], out + r * dim + d + part * kRegister, sizeof(f32xr));
     for (int p = 0; p < block.num_pages; ++p) {
       for (int t = 0; t < kPageSize; t += g) {
-        const T* v = block.values[p] + t * dim + d * g;
-        const T* w = weights + p * kPageSize + t;
-        if constexpr (g == 1) {
-          const f32x16 row = load16(v);
-          for (int r = 0; r < R; ++r) acc[r] += row * w[r * kBlockTokens];
-        } else {
-          const u32x16 rows = load_pairs(v);
-          for (int r = 0; r < R; ++r) {
-            acc[r] += low_of(rows) * to_float(w[r * kBlockTokens]);
-            acc[r] += high_of(rows) * to_float(w[r * kBlockTokens + 1]);
-          }
+        f32xr v[parts][g];
+        BOUGH_UNROLL
+        for (int part = 0; part < parts; ++part)
+          load_lanes(block.values[p] + t * dim + (d + part * kRegister) * g, v[part]);
+        BOUGH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          f32xr at[g];
+          splat_lane(weights + r * kBlockTokens + p * kPageSize + t, at);
+          BOUGH_UNROLL
+          for (int part = 0; part < parts; ++part)
+            BOUGH_UNROLL
+            for (int half = 0; half < g; ++half) acc[r][part] += v[part][half] * at[half];
         }
       }
     }
-    for (int r = 0; r < R; ++r) store16(out + r * dim + d, acc[r]);
+    BOUGH_UNROLL
+    for (int r = 0; r < R; ++r)
+      BOUGH_UNROLL
+      for (int part = 0; part < parts; ++part)
+        std::memcpy(out + r * dim + d + part * kRegister, &acc[r][part], sizeof(f32xr));
   }
 }
 
@@ -173,22 +197,36 @@ static inline void softmax_block(Queries<T>& s, const Block<T>& block, int windo
     float* row = s.scores[block.turn] + r * kBlockTokens;
     const int high = s.position[r] + 1 - block.first, low = window > 0 ? high - window : 0;
     if (high < kBlockTokens || low > 0) mask_row(row, low, high);
-    f32x16 x[kBlockPages];
-    for (int p = 0; p < kBlockPages; ++p) x[p] = load16(row + p * kPageSize);
-    const float block_best = reduce_max(max16(max16(x[0], x[1]), max16(x[2], x[3]))) * scale;
-    const float best = std::max(s.best[r], block_best);
-    for (int p = 0; p < kBlockPages; ++p) {
-      x[p] = exp2_16<T>(x[p] * scale - best);
-      store16(s.weights[block.turn] + r * kBlockTokens + p * kPageSize, x[p]);
+    constexpr int parts = kBlockTokens / kRegister;
+    f32xr x[parts];
+    std::memcpy(x, row, sizeof x);
+    f32xr most = x[0];
+    BOUGH_UNROLL
+    for (int i = 1; i < parts; ++i) most = max_of(most, x[i]);
+    const float best = std::max(s.best[r], reduce_max(most) * scale);
+    BOUGH_UNROLL
+    for (int i = 0; i < parts; ++i) {
+      x[i] = exp2_of<T>(x[i] * scale - best);
+      store_part(s.weights[block.turn] + r * kBlockTokens + i * kRegister, x[i]);
     }
+    f32xr sum[kRegisters];
+    std::memcpy(sum, &s.sum[r], sizeof sum);
     if (best != s.best[r]) {
-      const f32x16 shrink = exp2_16<T>(splat(s.best[r] - best));
-      s.sum[r] *= shrink;
+      const f32xr shrink = exp2_of<T>(f32xr{} + (s.best[r] - best));
+      BOUGH_UNROLL
+      for (int i = 0; i < kRegisters; ++i) sum[i] *= shrink;
       float* out = s.out + r * s.head_dim;
-      for (int d = 0; d < s.head_dim; d += 16) store16(out + d, load16(out + d) * shrink);
+      for (int d = 0; d < s.head_dim; d += kRegister) {
+        f32xr part;
+        std::memcpy(&part, out + d, sizeof part);
+        store_part(out + d, part * shrink);
+      }
       s.best[r] = best;
     }
-    s.sum[r] += (x[0] + x[1]) + (x[2] + x[3]);
+    BOUGH_UNROLL
+    for (int i = 0; i < kRegisters; ++i)
+      sum[i] += (x[i] + x[kRegisters + i]) + (x[2 * kRegisters + i] + x[3 * kRegisters + i]);
+    std::memcpy(&s.sum[r], sum, sizeof sum);
   }
 }
 

@@ -59,41 +59,37 @@ struct Output {
 
 // Rows that a block of plain vectors has at most, and panels: as many sums as stay in registers beside the weights. 32
 // registers of 16 floats hold 8 x 2; 16 registers of 8 floats hold 4 x 1, and more than that goes through memory at each
-// step of the sum. Vectors wider than a register do so too, hence a type of its own.
+// step of the sum.
 #if defined(__AVX512F__)
-constexpr int kMaxRows = 8, kMaxPanels = 2, kRegister = 16;
+constexpr int kMaxRows = 8, kMaxPanels = 2;
 #else
-constexpr int kMaxRows = 4, kMaxPanels = 1, kRegister = 8;
+constexpr int kMaxRows = 4, kMaxPanels = 1;
 #endif
-constexpr int kParts = kPanel / kRegister;
-typedef float f32xr __attribute__((vector_size(4 * kRegister)));
-typedef uint32_t u32xr __attribute__((vector_size(4 * kRegister)));
 
 // R rows by P panels on plain vectors.
 template <typename T, int R, int P>
 static inline void vector_block(const T* x, int64_t in, const T* const* panels, float* sums) {
-  f32xr acc[R][P * kParts] = {};
+  f32xr acc[R][P * kRegisters] = {};
   constexpr int g = kGroup<T>;
   for (int64_t i = 0; i < in; i += g) {
-    for (int part = 0; part < P * kParts; ++part) {
-      const T* at = panels[part / kParts] + i * kPanel + part % kParts * kRegister * g;
-      if constexpr (g == 1) {
-        f32xr w;
-        std::memcpy(&w, at, sizeof w);
-        for (int r = 0; r < R; ++r) acc[r][part] += w * x[r * in + i];
-      } else {
-        u32xr w;
-        std::memcpy(&w, at, sizeof w);
-        const f32xr low = (f32xr)(w << 16), high = (f32xr)(w & 0xffff0000u);
-        for (int r = 0; r < R; ++r) {
-          acc[r][part] += low * to_float(x[r * in + i]);
-          acc[r][part] += high * to_float(x[r * in + i + 1]);
-        }
-      }
+    f32xr w[P * kRegisters][g];
+    BOUGH_UNROLL
+    for (int part = 0; part < P * kRegisters; ++part)
+      load_lanes(panels[part / kRegisters] + i * kPanel + part % kRegisters * kRegister * g, w[part]);
+    BOUGH_UNROLL
+    for (int r = 0; r < R; ++r) {
+      f32xr at[g];
+      splat_lane(x + r * in + i, at);
+      BOUGH_UNROLL
+      for (int part = 0; part < P * kRegisters; ++part)
+        BOUGH_UNROLL
+        for (int half = 0; half < g; ++half) acc[r][part] += w[part][half] * at[half];
     }
   }
+  BOUGH_UNROLL
   for (int r = 0; r < R; ++r)
-    for (int part = 0; part < P * kParts; ++part)
+    BOUGH_UNROLL
+    for (int part = 0; part < P * kRegisters; ++part)
       std::memcpy(sums + r * kBlockColumns + part * kRegister, &acc[r][part], sizeof(f32xr));
 }
 
