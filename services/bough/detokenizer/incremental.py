@@ -79,9 +79,10 @@ class ByteLevelStream:
 
     def flush(self) -> str:
         """No token will follow; returns the text that was held back."""
-        broken = self._pending and not self._from_prompt
+        broken = b"" if self._from_prompt else self._pending
         self._pending = b""
-        return REPLACEMENT if broken else ""
+        # Mostly one broken character; half of a surrogate is held back as if it were one, and is two.
+        return broken.decode("utf-8", "replace")
 
     def tokens_behind(self, num_chars: int) -> int:
         """None: a character comes out with the token that completes it."""
