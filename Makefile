@@ -35,8 +35,10 @@ serve: $(RUNTIME) ## Install what is needed and serve the demo model: make serve
 chat: $(RUNTIME) ## Talk to the server that `make serve` started: make chat [PORT=8137]
 	@exec $(BIN)/bough chat --url http://127.0.0.1:$(PORT) $(ARGS)
 
-test: $(DEV) $(CLIENTS) ## Run all tests: make test [ARGS="tests/cli -k health"]
-	@$(BIN)/python -m pytest $(ARGS)
+# All of them by several processes, and some by one, which starts sooner.
+WORKERS ?= 2
+test: $(DEV) $(CLIENTS) ## Run all tests, or some: make test [WORKERS=2] [ARGS="tests/cli -k health"]
+	@$(BIN)/python -m pytest $(or $(ARGS),-n $(WORKERS) --dist loadgroup --no-loadscope-reorder)
 
 check: $(DEV) ## Formatting, lint, types, and what tests/repo holds of the repository
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }

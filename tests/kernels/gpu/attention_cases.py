@@ -27,20 +27,14 @@ SENTINEL = 7.0
 
 @contextmanager
 def mended_interpreter() -> Iterator[None]:
-    """Three things that the interpreter of Triton 3.6 does unlike a GPU, put right; without effect on a GPU.
+    """Two things that the interpreter of Triton 3.6 does unlike a GPU, put right; without effect on a GPU.
 
-    It holds scalars as arrays of one element and makes a loop's bound of one by int(), which NumPy refuses from 2.4 on.
     It multiplies matrices of bfloat16, which it holds as uint16, as if they were integers. And it rounds a product
     before it subtracts from it, where the compiler makes both one fused multiply-add that rounds once.
     """
-    patch_tensor = interpreter._patch_lang_tensor
     dot = interpreter.InterpreterBuilder.create_dot
     multiply = interpreter.InterpreterBuilder.create_fmul
     subtract = interpreter.InterpreterBuilder.create_fsub
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     def wide(operand: Any) -> Any:
         if operand.dtype != tl.bfloat16:
@@ -62,7 +56,6 @@ def mended_interpreter() -> Iterator[None]:
         return interpreter.TensorHandle((a.attr["exact"] - b.data).astype(np.float32), a.dtype.scalar)
 
     with (
-        patch.object(interpreter, "_patch_lang_tensor", patched),
         patch.object(interpreter.InterpreterBuilder, "create_dot", dot_of_floats),
         patch.object(interpreter.InterpreterBuilder, "create_fmul", multiply_exactly),
         patch.object(interpreter.InterpreterBuilder, "create_fsub", fused_subtract),

@@ -9,3 +9,7 @@ import torch
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels_are_interpreted_fast(interpreted_language: None) -> None: ...
