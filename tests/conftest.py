@@ -17,9 +17,9 @@ if not HAS_GPU:
     # Before any kernel is imported: Triton decides when a kernel is defined whether it is compiled or interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
     collect_ignore = ["gpu"]
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each of the processes that run the tests has a core; before torch is imported.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported. The models of most tests are too small to be shared, and threads that wait spin; besides,
+# each of several processes that run the tests has a core. Executors that a test starts set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
