@@ -34,6 +34,7 @@ def interpreted_language() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file together, for their fixtures, and those with a server of their own in one process."""
     if not config.pluginmanager.hasplugin("xdist"):
