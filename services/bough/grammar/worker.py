@@ -42,7 +42,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     parent = os.getppid()
     _die_with_parent(parent)
-    os.nice(NICENESS)
     control = socket.socket(fileno=os.dup(0))
     setup = json.loads(control.recv(MAX_MESSAGE_BYTES) or b"null")
     if setup is None:
@@ -52,6 +51,7 @@ def main() -> None:
     )
     _send(control, {"format": grammar_format()})
     compiler.warm_up()
+    os.nice(NICENESS)  # not before: who waits for a service that starts again waits for this
     gc.freeze()  # what is never collected is not written to either, and stays shared
     _serve(control, compiler)
 
