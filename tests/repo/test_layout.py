@@ -33,6 +33,7 @@ EXPECTED = (
     "demo/bough/demo",
     "load_tests",
     "deploy/Dockerfile",
+    "deploy/kubernetes",
     "docs/architecture.md",
     *(f"services/bough/{name}" for name in SERVICES),
 )
