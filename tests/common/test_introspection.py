@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from bough.common.rpc.channel import open_channel
-from bough.common.rpc.introspection import ChannelSource, IntrospectionServicer, peer_metrics
+from bough.common.rpc.introspection import IntrospectionServicer, Peers, peer_metrics
 from bough.common.rpc.server import RpcServer
 from bough.common.telemetry import Telemetry
 from bough.rpc.v1 import telemetry_pb2 as pb
@@ -42,14 +42,12 @@ async def addresses(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     channels = {name: open_channel(address) for name, address in found.items()}
     telemetries = [Telemetry(name) for name in ("front", "middle", "back")]
 
-    def sources(*names: str) -> dict[str, ChannelSource]:
-        return {name: lambda name=name: channels[name] for name in names}  # type: ignore[misc]
+    def behind(*names: str) -> Peers:
+        return lambda: {name: channels[name] for name in names}
 
     servicers = [
-        IntrospectionServicer(
-            telemetries[0], {**sources("middle", "dead", "stuck"), "unset": lambda: None}, timeout_s=0.5
-        ),
-        IntrospectionServicer(telemetries[1], sources("back")),
+        IntrospectionServicer(telemetries[0], behind("middle", "dead", "stuck"), timeout_s=0.5),
+        IntrospectionServicer(telemetries[1], behind("back")),
         IntrospectionServicer(telemetries[2]),
         _Stuck(),
     ]
@@ -65,7 +63,7 @@ async def addresses(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
 
 async def test_live_peers_are_shown_in_order_and_dead_ones_left_out(addresses: dict[str, str]) -> None:
     async with open_channel(addresses["front"]) as channel:
-        processes = await peer_metrics({"front": lambda: channel}, timeout_s=10)
+        processes = await peer_metrics({"front": channel}, timeout_s=10)
     assert [process.service for process in processes] == ["front", "middle", "back"]
     assert all(b"python_info" in process.exposition for process in processes)
     assert all(":" in process.instance for process in processes)
@@ -73,5 +71,5 @@ async def test_live_peers_are_shown_in_order_and_dead_ones_left_out(addresses: d
 
 async def test_a_stuck_peer_does_not_hide_those_before_it_from_a_hurried_caller(addresses: dict[str, str]) -> None:
     async with open_channel(addresses["front"]) as channel:
-        processes = await peer_metrics({"front": lambda: channel}, timeout_s=0.4)
+        processes = await peer_metrics({"front": channel}, timeout_s=0.4)
     assert [process.service for process in processes][:1] == ["front"]

@@ -16,8 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bough.common.config import Policy, Settings
 from bough.common.rpc.channel import open_channel
-from bough.common.rpc.server import READY_SERVICE
+from bough.common.rpc.introspection import IntrospectionServicer
+from bough.common.rpc.server import READY_SERVICE, RpcServer
 from bough.common.sampling import FinishReason
+from bough.common.telemetry import Telemetry
 from bough.rpc.v1 import common_pb2, scheduler_pb2, telemetry_pb2, telemetry_pb2_grpc
 from bough.scheduler.failures import Code
 from bough.scheduler.service import SchedulerService
@@ -313,3 +315,21 @@ async def test_metrics_tell_of_requests_and_pages(tmp_path: Path, client: Client
         "bough_scheduler_program_tokens",
     ):
         assert name in text
+
+
+async def test_metrics_of_every_executor_are_behind_those_of_the_scheduler(tmp_path: Path) -> None:
+    addresses = [address(tmp_path, f"executor-{copy}") for copy in (1, 2)]
+    servers, telemetries = [RpcServer(each) for each in addresses], [Telemetry(f"executor {c}") for c in (1, 2)]
+    for server, telemetry in zip(servers, telemetries, strict=True):
+        telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(IntrospectionServicer(telemetry), server.server)
+        await server.start()
+    service = SchedulerService(settings(tmp_path, executor_address=",".join(addresses)))
+    await service.start()
+    async with open_channel(address(tmp_path, "scheduler")) as channel:
+        stub = telemetry_pb2_grpc.IntrospectionServiceStub(channel)
+        answer = await stub.Metrics(telemetry_pb2.MetricsRequest(), timeout=10)
+    assert sorted(process.service for process in answer.processes) == ["executor 1", "executor 2", "scheduler"]
+    await service.stop()
+    for server, telemetry in zip(servers, telemetries, strict=True):
+        await server.stop(0)
+        telemetry.close()

@@ -54,14 +54,14 @@ class DetokenizerService:
         )
         streams = load_streams(settings.model)
         epoch = new_epoch()
-        self._channel = open_channel(settings.address_of("scheduler"))
+        channel = self._channel = open_channel(settings.address_of("scheduler"))
         router = self._router = Router(
             streams,
             lambda: link.wake(),
             lambda parent: self._telemetry.start_span("detokenize", parent) if self._telemetry.traces else None,
         )
         link = SchedulerLink(
-            self._channel,
+            channel,
             router,
             files.identity,
             peer=self._telemetry.instance,
@@ -74,7 +74,7 @@ class DetokenizerService:
         )
         detokenizer_pb2_grpc.add_DetokenizerServiceServicer_to_server(servicer, self._server.server)
         telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
-            IntrospectionServicer(self._telemetry, {"scheduler": lambda: self._channel}), self._server.server
+            IntrospectionServicer(self._telemetry, lambda: {"scheduler": channel}), self._server.server
         )
         self._server.offer(detokenizer_pb2.DESCRIPTOR.services_by_name["DetokenizerService"].full_name)
         _measure(self._telemetry, router)

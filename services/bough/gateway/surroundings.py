@@ -12,7 +12,7 @@ from bough.common.errors import BoughError, UnavailableError
 from bough.common.model import ModelIdentity
 from bough.common.rpc.channel import from_rpc_error, open_channel
 from bough.common.rpc.endpoints import resolve
-from bough.common.rpc.introspection import ChannelSource, peer_metrics
+from bough.common.rpc.introspection import peer_metrics
 from bough.common.rpc.server import READY_SERVICE
 from bough.common.telemetry import Telemetry
 from bough.gateway.detokenizers import DetokenizerPool
@@ -73,9 +73,9 @@ class Surroundings:
         addresses = await asyncio.gather(
             *(resolve(peer.address) for peer in (self._tokenizer.peer, self._grammar.peer))
         )
-        sources = self._sources(self._siblings.union(*addresses))
-        sources.update({copy.address: _always(copy.channel) for copy in self._pool.copies if copy.attached})
-        answers = await peer_metrics(sources)
+        channels = self._channels(self._siblings.union(*addresses))
+        channels |= {copy.address: copy.channel for copy in self._pool.copies if copy.attached}
+        answers = await peer_metrics(channels)
         return [
             own,
             *(ProcessMetrics(service=a.service, instance=a.instance, exposition=a.exposition) for a in answers),
@@ -85,11 +85,11 @@ class Surroundings:
         """Close the connections."""
         await asyncio.gather(*(channel.close() for channel in self._scraped.values()))
 
-    def _sources(self, addresses: frozenset[str]) -> dict[str, ChannelSource]:
+    def _channels(self, addresses: frozenset[str]) -> dict[str, grpc.aio.Channel]:
         """A channel to each copy: those for calls lead to whichever copy is next."""
         for address in addresses - self._scraped.keys():
             self._scraped[address] = open_channel(address)
-        return {address: _always(self._scraped[address]) for address in addresses}
+        return {address: self._scraped[address] for address in addresses}
 
     async def _check_peer(self, peer: Tokenizer | GrammarCompiler) -> None:
         await peer.check(self._identity)
@@ -124,7 +124,3 @@ async def _check_ready(channels: Iterable[grpc.aio.Channel], name: str) -> None:
             return
         reason = f"{name} is not ready"
     raise UnavailableError(reason)
-
-
-def _always(channel: grpc.aio.Channel) -> ChannelSource:
-    return lambda: channel

@@ -109,10 +109,9 @@ class ExecutorLinks:
         """Begin to follow the address."""
         self._task = asyncio.create_task(endpoints.watch(self._address, self._on_addresses))
 
-    def any_channel(self) -> grpc.aio.Channel | None:
-        """The channel to an executor, an attached one if there is any; None while none is known."""
-        links = sorted(self._links.values(), key=lambda link: not link.executor.attached)
-        return links[0].channel if links else None
+    def channels(self) -> dict[str, grpc.aio.Channel]:
+        """The channel to each executor, attached or not, by its address."""
+        return {address: link.channel for address, link in self._links.items()}
 
     async def close(self) -> None:
         """End all streams."""

@@ -59,7 +59,7 @@ class SchedulerService:
             SchedulerServicer(self.core, epoch=self._epoch, settled=self._settled), server.server
         )
         telemetry_pb2_grpc.add_IntrospectionServiceServicer_to_server(
-            IntrospectionServicer(self._telemetry, {"executor": self._links.any_channel}), server.server
+            IntrospectionServicer(self._telemetry, self._links.channels), server.server
         )
         server.offer(scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name)
         server.offer(telemetry_pb2.DESCRIPTOR.services_by_name["IntrospectionService"].full_name)

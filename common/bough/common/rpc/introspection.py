@@ -18,21 +18,19 @@ logger = logging.getLogger(__name__)
 PEER_TIMEOUT_S = 1.0
 """How long a peer may take; one that is down or stuck is left out."""
 
-ChannelSource = Callable[[], grpc.aio.Channel | None]
-"""Gives the channel to a peer, or None while there is none."""
+Peers = Callable[[], Mapping[str, grpc.aio.Channel]]
+"""Tells who is behind a service now, every copy of it, and the channel to each."""
 
 
 async def peer_metrics(
-    channels: Mapping[str, ChannelSource], *, timeout_s: float = PEER_TIMEOUT_S
+    channels: Mapping[str, grpc.aio.Channel], *, timeout_s: float = PEER_TIMEOUT_S
 ) -> list[pb.ProcessMetrics]:
     """The metrics of peers and of what is behind them, asked for at the same time; dead ones are left out."""
-    answers = await asyncio.gather(*(_ask(name, source(), timeout_s) for name, source in channels.items()))
+    answers = await asyncio.gather(*(_ask(name, channel, timeout_s) for name, channel in channels.items()))
     return [process for answer in answers for process in answer]
 
 
-async def _ask(name: str, channel: grpc.aio.Channel | None, timeout_s: float) -> list[pb.ProcessMetrics]:
-    if channel is None:
-        return []
+async def _ask(name: str, channel: grpc.aio.Channel, timeout_s: float) -> list[pb.ProcessMetrics]:
     stub = telemetry_pb2_grpc.IntrospectionServiceStub(channel)
     try:
         answer: pb.MetricsResponse = await stub.Metrics(pb.MetricsRequest(), timeout=timeout_s)
@@ -47,19 +45,19 @@ class IntrospectionServicer(telemetry_pb2_grpc.IntrospectionServiceServicer):
 
     Args:
         telemetry: This process's.
-        peers: Name of each peer behind this service, and where its channel comes from.
+        peers: Who is behind this service; nobody when None.
         timeout_s: How long a peer may take.
     """
 
     def __init__(
         self,
         telemetry: Telemetry,
-        peers: Mapping[str, ChannelSource] | None = None,
+        peers: Peers | None = None,
         *,
         timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
         self._telemetry = telemetry
-        self._peers = dict(peers or {})
+        self._peers = peers or dict
         self._timeout_s = timeout_s
 
     async def Metrics(
@@ -74,4 +72,4 @@ class IntrospectionServicer(telemetry_pb2_grpc.IntrospectionServiceServicer):
         mine = pb.ProcessMetrics(
             service=self._telemetry.service, instance=self._telemetry.instance, exposition=exposition
         )
-        return pb.MetricsResponse(processes=[mine, *await peer_metrics(self._peers, timeout_s=timeout_s)])
+        return pb.MetricsResponse(processes=[mine, *await peer_metrics(self._peers(), timeout_s=timeout_s)])
