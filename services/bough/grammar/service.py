@@ -9,6 +9,7 @@ from bough.common.config import OFF, Settings
 from bough.common.errors import ModelError
 from bough.common.model import read_model_files
 from bough.common.rpc.introspection import IntrospectionServicer
+from bough.common.rpc.options import CONNECTION_AGE_S
 from bough.common.rpc.server import RpcServer
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
@@ -48,7 +49,7 @@ class GrammarService:
             max_bytes=settings.grammar_cache_mb << 20,
             disk=_make_disk(settings),
         )
-        self._server = RpcServer(settings.listen_address("grammar"))
+        self._server = RpcServer(settings.listen_address("grammar"), connection_age_s=CONNECTION_AGE_S)
         grammar_pb2_grpc.add_GrammarServiceServicer_to_server(
             GrammarServicer(self._grammars, identity, self._telemetry, lambda: pool.num_waiting), self._server.server
         )

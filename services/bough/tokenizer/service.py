@@ -6,6 +6,7 @@ from bough.common.config import Settings
 from bough.common.errors import ModelError
 from bough.common.model import read_model_files
 from bough.common.rpc.introspection import IntrospectionServicer
+from bough.common.rpc.options import CONNECTION_AGE_S
 from bough.common.rpc.server import RpcServer
 from bough.common.service import Service
 from bough.common.telemetry import Telemetry
@@ -32,7 +33,7 @@ class TokenizerService:
             settings.model, served_name=settings.served_model_name, max_context=settings.max_context
         )
         self._tokenizer = ChatTokenizer.from_directory(settings.model)
-        self._server = RpcServer(settings.listen_address("tokenizer"))
+        self._server = RpcServer(settings.listen_address("tokenizer"), connection_age_s=CONNECTION_AGE_S)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(
             TokenizerServicer(self._tokenizer, files.identity, self._telemetry), self._server.server
         )

@@ -30,6 +30,16 @@ SHARED_PORT_OPTIONS: list[tuple[str, int | str]] = [
 ]
 """For copies of a service that share a TCP port on purpose: the kernel spreads its connections over them."""
 
+CONNECTION_AGE_S = 30.0
+"""After about so long a server ends a connection whose calls are spread over copies; calls under way go on. Channels
+look a name up only when a connection ends: without this a copy that is new would get nothing from callers that run."""
+
+
+def aged(options: list[tuple[str, int | str]], age_s: float) -> list[tuple[str, int | str]]:
+    """Options of a server whose connections end after about `age_s`."""
+    return [*options, ("grpc.max_connection_age_ms", int(age_s * 1000))]
+
+
 CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *_COMMON,
     # pick_first would send every call to one copy of a scaled service.
@@ -37,7 +47,7 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A scaled service gains copies; look them up again often enough to notice.
+    # A name is looked up again when a connection ends, though not more often than this.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # Each channel its own connection, so that a busy stream and a bulk transfer do not share flow control.
     ("grpc.use_local_subchannel_pool", 1),

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from bough.common.errors import BoughError, OverloadedError
 from bough.common.rpc.channel import RETRY_AFTER_KEY
-from bough.common.rpc.options import SERVER_OPTIONS, SHARED_PORT_OPTIONS
+from bough.common.rpc.options import SERVER_OPTIONS, SHARED_PORT_OPTIONS, aged
 
 logger = logging.getLogger(__name__)
 
@@ -134,13 +134,25 @@ class RpcServer:
         address: Where to serve.
         max_concurrent_rpcs: Calls beyond these are refused.
         shared: Other processes serve on the same TCP port.
+        connection_age_s: After about so long connections end, so that callers notice new copies; None: they stay.
     """
 
-    def __init__(self, address: str, *, max_concurrent_rpcs: int | None = None, shared: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        max_concurrent_rpcs: int | None = None,
+        shared: bool = False,
+        connection_age_s: float | None = None,
+    ) -> None:
         self.address = address
+        options = SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS
+        # A Unix socket has one copy behind it.
+        if connection_age_s is not None and not address.startswith("unix:"):
+            options = aged(options, connection_age_s)
         self.server = grpc.aio.server(
             interceptors=[ErrorInterceptor()],
-            options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS,
+            options=options,
             maximum_concurrent_rpcs=max_concurrent_rpcs,
         )
         self._health = health.aio.HealthServicer()
