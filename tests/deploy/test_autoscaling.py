@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from bough.executor.service import DEFAULT_MAX_ROWS
 from tests.deploy.manifests import KUBERNETES, Workload, of_kind, one, scaling_metrics, workloads
 from tests.helpers.kustomize import Object, load
 
@@ -45,6 +46,12 @@ def test_nobody_but_the_autoscaler_says_how_many_copies_there_are(name: str) -> 
     target = autoscaler["spec"]["scaleTargetRef"]
     assert "replicas" not in one("gpu", target["kind"], target["name"])["spec"]
     assert 2 <= autoscaler["spec"]["minReplicas"] < autoscaler["spec"]["maxReplicas"]
+
+
+def test_the_queue_has_room_while_every_row_of_every_executor_is_taken() -> None:
+    (scheduler,) = (each for each in workloads("gpu") if each.name == "scheduler")
+    rows = one("gpu", "HorizontalPodAutoscaler", "executor")["spec"]["maxReplicas"] * DEFAULT_MAX_ROWS
+    assert scheduler.settings.settings.max_queue >= 2 * rows
 
 
 def test_objects_that_metrics_describe_are_there() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import requires
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -181,6 +185,21 @@ def test_all_that_read_the_model_have_it_where_the_setting_says() -> None:
     (job,) = load(FETCH)
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["command"][-1] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_the_job_that_fetches_a_model_says_what_the_hubs_client_understands() -> None:
+    (job,) = load(FETCH)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    program, *arguments = container["command"]
+    script = Path(sys.executable).parent / program
+    options = [argument for argument in arguments if argument.startswith("--")]
+    done = subprocess.run([script, arguments[0], "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [option for option in options if option not in done.stdout] == []
+    defined = {entry["name"] for entry in container["env"]}
+    assert {argument[2:-1] for argument in arguments if argument.startswith("$(")} <= defined
+    # It comes with the library that the tokenizer's image is made for.
+    assert any(name.startswith("huggingface-hub") for name in requires("tokenizers") or ())
 
 
 @each_workload
