@@ -68,6 +68,16 @@ def branch_of(state: SharedPrompt, own: tuple[int, ...]) -> Waiting:
     return Waiting.of([record])
 
 
+@given(parts=st.lists(st.integers(0, 40), min_size=1, max_size=5))
+def test_hashes_of_a_prompt_in_parts_are_those_of_the_whole_also_where_parts_are_empty(parts: list[int]) -> None:
+    prompt, place = None, 0
+    for num_tokens in parts:
+        prompt, place = SharedPrompt(LONG[place : place + num_tokens], prompt), place + num_tokens
+    assert prompt is not None
+    right = [wire_hash(digest) for digest in prefix_hashes(b"", LONG[:place], PAGE_SIZE)]
+    assert list(prompt.hashes(b"", PAGE_SIZE).since(0)) == right[: max(place - 1, 0) // PAGE_SIZE]
+
+
 def test_what_is_cached_of_a_state_is_looked_for_once_for_its_branches() -> None:
     executor = Executor("executor-0", lambda: None)
     executor.capacity = Capacity(num_pages=1000, page_size=PAGE_SIZE, max_rows=8, token_budget=64)

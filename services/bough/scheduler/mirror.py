@@ -34,7 +34,7 @@ class PromptHashes:
     ) -> None:
         self.page_size = page_size
         # The last prompt token is always computed, since its logits are wanted: the page that ends with it is no match.
-        self.num_pages = (len(prompt) - 1) // page_size
+        self.num_pages = max(len(prompt) - 1, 0) // page_size
         self._prompt = prompt
         self._before = before
         self._start = 0 if before is None else before.num_pages
