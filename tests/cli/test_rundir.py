@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from bough.common.config import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def runtime_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    base = tmp_path / "r"
-    base.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
-    return base
+def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Not below `tmp_path`, which is too long for a socket where several processes run the tests."""
+    with tempfile.TemporaryDirectory() as base:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+        yield Path(base)
 
 
 def test_a_temporary_one_is_private_and_gone_afterwards(runtime_base: Path) -> None:
