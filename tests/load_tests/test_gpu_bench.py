@@ -92,3 +92,17 @@ def test_numbers_of_another_commit_are_not_added_to(
     monkeypatch.setenv(machine.COMMIT_VARIABLE, "def5678")
     assert main(["bench", "gpu", "--add", "--json", str(file), "--log-dir", str(tmp_path)]) != 0
     assert "measured at abc1234, and this is def5678" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(None, "--add needs --json FILE"), ("[]", "no result of a measurement"), ("{", "Expecting property name")],
+)
+def test_numbers_are_only_added_to_a_file_of_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, reason: str
+) -> None:
+    file = tmp_path / "gpu.json"
+    file.write_text(text or "")
+    arguments = ["bench", "gpu", "--add", "--log-dir", str(tmp_path)]
+    assert main(arguments if text is None else [*arguments, "--json", str(file)]) != 0
+    assert reason in capsys.readouterr().err

@@ -95,9 +95,16 @@ def _on_gpu(options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
 
 def _known(options: argparse.Namespace) -> dict[str, Any] | None:
     """What `--add` adds to: the numbers in the file, which must be those of this commit."""
-    if not options.add or options.json is None or not options.json.is_file():
+    if not options.add:
         return None
-    before = results.read(options.json)
+    if options.json is None:
+        raise CannotRun("--add needs --json FILE, the file that is added to")
+    if not options.json.is_file():
+        return None
+    try:
+        before = results.read(options.json)
+    except ValueError as error:
+        raise CannotRun(f"--add: {options.json}: {error}") from None
     if before["commit"] != machine.commit():
         raise CannotRun(f"--add: {options.json} was measured at {before['commit']}, and this is {machine.commit()}")
     measured: dict[str, Any] = before["measured"]

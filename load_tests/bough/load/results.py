@@ -48,9 +48,9 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is something else.
     """
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if result.get("format") != FORMAT:
-        raise ValueError(f"{path} is no result of a measurement")
+    result: Any = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise ValueError("no result of a measurement")
     return result
 
 
